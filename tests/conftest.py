@@ -1,0 +1,74 @@
+"""Fixtures and command-line options shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before torch is loaded, for this process and those that tests start: many at a time on few cores
+# would otherwise wait for each other's threads, busily. Results do not depend on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from tests.runs import RUN, WarmRuns, outcome, write_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of published weights and benchmark pictures, or a skip that says why."""
+    folder = os.environ.get("LIIF_REFERENCE")
+    if not folder:
+        pytest.skip("LIIF_REFERENCE names no folder with published weights and Set5")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.skip(f"LIIF_REFERENCE: {folder} is no folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmRuns]:
+    """Training runs in processes that have imported everything already."""
+    with WarmRuns() as runs:
+        yield runs
+
+
+@pytest.fixture(scope="session")
+def undisturbed(warm: WarmRuns, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Where a run of `tiny.yaml` ends that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_config(folder)
+    code, text = warm.run(folder)
+    assert code == 0, text
+    return outcome(folder / RUN)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with pictures and the configuration `tiny.yaml`."""
+    write_config(tmp_path)
+    return tmp_path
