@@ -1,0 +1,68 @@
+"""The registry of models, and building one from its specification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from registry import Registry, listed
+from utils import DataError
+
+models_registry = Registry("model")
+register = models_registry.register
+
+
+def make(
+    spec: Mapping[str, Any], args: Mapping[str, Any] | None = None, load_sd: bool = False
+) -> nn.Module:
+    """Build the model of a specification, on the default device, weights drawn from torch's RNG.
+
+    Args:
+        spec: `{name, args?, sd?}`; left as it is.
+        args: override the arguments of the specification.
+        load_sd: load the state dict `spec["sd"]`, which has to fit exactly.
+
+    Raises:
+        ConfigError: an unknown name or argument, a missing one, or a value it can't take.
+        DataError: there is no state dict, or it does not fit the model.
+    """
+    if not load_sd:
+        return models_registry.make(spec, args)
+    structure = {key: value for key, value in spec.items() if key != "sd"}
+    model = models_registry.make(structure, args)
+    load_weights(model, spec.get("sd"), str(spec["name"]))
+    return model
+
+
+def load_weights(model: nn.Module, state: Any, name: str) -> None:
+    """Load a state dict that has to fit exactly, or say in one line what does not."""
+    if not isinstance(state, Mapping):
+        raise DataError(f"model {name!r}: the checkpoint holds no state dict ('sd')")
+    expected = model.state_dict()
+    strangers = [key for key in state if key not in expected]
+    missing = [key for key in expected if key not in state]
+    misfits = [
+        f"{key} {given} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and (given := shape_of(state[key])) != tuple(expected[key].shape)
+    ]
+    complaints = [
+        f"{words} {few(keys)}"
+        for words, keys in (("missing", missing), ("unknown", strangers), ("shape of", misfits))
+        if keys
+    ]
+    if complaints:
+        raise DataError(f"the weights do not fit model {name!r}: {'; '.join(complaints)}")
+    model.load_state_dict(dict(state), strict=True)
+
+
+def shape_of(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else f"({type(value).__name__})"
+
+
+def few(names: list[str], shown: int = 3) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return listed(names[:shown]) + more
