@@ -1,0 +1,269 @@
+"""Where a data set's pixels come from: decoded each time, kept in memory, or in a mapped file.
+
+The mapped file holds nothing but numbers: a fixed header, the raw pixels of every picture, and an
+index in JSON whose claims are checked against the file's length. Nothing in it can be executed.
+It is written under another name and renamed when whole, by one process while others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from utils import DataError
+
+from .images import read_rgb, read_size
+
+MAGIC = b"liif-raw-pixels\x01"
+HEADER = struct.Struct("<16sQQI")  # magic, start and length of the index, its CRC-32
+PIXELS_START = 4096
+INDEX_LIMIT = 2**30
+Size = tuple[int, int]
+
+
+class NoCache:
+    """Pictures decoded from their files each time."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def pixels(self, position: int) -> np.ndarray:
+        return read_rgb(self.paths[position])
+
+    def size(self, position: int) -> Size:
+        return read_size(self.paths[position])
+
+
+class MemoryCache:
+    """Every picture in memory, as uint8.
+
+    A damaged file is left to be complained of when it is asked for, as without a cache. Forked
+    workers share the memory; a process that gets this object by pickle decodes again for itself.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.pictures = list(decode(self.paths))
+
+    def pixels(self, position: int) -> np.ndarray:
+        picture = self.pictures[position]
+        return read_rgb(self.paths[position]) if picture is None else picture
+
+    def size(self, position: int) -> Size:
+        height, width, _ = self.pixels(position).shape
+        return height, width
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"paths": self.paths}
+
+    def __setstate__(self, state: dict[str, list[Path]]) -> None:
+        self.__init__(state["paths"])  # type: ignore[misc]
+
+
+class MappedCache:
+    """Every picture as raw pixels in one file that all processes map.
+
+    A damaged picture has no pixels there, and is complained of when it is asked for.
+
+    Args:
+        file: the cache file, checked to be whole and made from `paths` as they are now.
+    """
+
+    def __init__(self, file: Path, paths: Sequence[Path]) -> None:
+        self.file = file
+        self.paths = list(paths)
+        self.open()
+
+    def open(self) -> None:
+        sizes = read_index(self.file, self.paths)
+        if sizes is None:
+            raise DataError(f"{self.file}: changed while it was in use")
+        self.pixel_sizes = sizes
+        self.map = np.memmap(self.file, np.uint8, mode="r")
+        counts = [3 * height * width for height, width in sizes]
+        self.starts = [PIXELS_START + sum_ for sum_ in np.cumsum([0, *counts]).tolist()]
+
+    def pixels(self, position: int) -> np.ndarray:
+        height, width = self.pixel_sizes[position]
+        if height == 0:
+            return read_rgb(self.paths[position])
+        raw = self.map[self.starts[position] : self.starts[position + 1]]
+        return np.asarray(raw).reshape(height, width, 3)
+
+    def size(self, position: int) -> Size:
+        size = self.pixel_sizes[position]
+        return size if size[0] else read_size(self.paths[position])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"file": self.file, "paths": self.paths}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.open()
+
+
+def open_cache(
+    kind: str, folder: Path, paths: Sequence[Path], selected: bool
+) -> NoCache | MemoryCache | MappedCache:
+    """The pictures of `paths`, all in `folder`; `selected` when they are only some of its files.
+
+    Raises:
+        DataError: the cache can't be written anywhere, or a file is gone.
+    """
+    if kind == "none":
+        return NoCache(paths)
+    if kind == "in_memory":
+        return MemoryCache(paths)
+    names = "\n".join(path.name for path in paths)
+    part = "-" + hashlib.sha256(names.encode()).hexdigest()[:12] if selected else ""
+    folder = folder.resolve()
+    beside = folder.parent / f"_bin_{folder.name}"
+    file = beside / f"pixels{part}.raw"
+    if read_index(file, paths) is None:
+        file = writable_folder(folder, beside) / file.name
+        with locked(file.with_suffix(".lock")):
+            if read_index(file, paths) is None:
+                build(file, paths)
+    return MappedCache(file, paths)
+
+
+def writable_folder(folder: Path, beside: Path) -> Path:
+    """A place for a folder's cache: beside it, or else among the user's caches."""
+    if make_writable(beside):
+        return beside
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    other = home / "liif" / f"{folder.name}-{place}"
+    if not make_writable(other):
+        raise DataError(
+            f"cache: neither {beside} nor {other} can be written to (cache: none needs no place)"
+        )
+    print(f"cache: {beside} can't be written to; using {other}", file=sys.stderr)
+    return other
+
+
+def make_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time; the lock of a process that dies is released."""
+    with path.open("wb") as file:
+        # A file system without locks: both build, each under its own name, and either is whole.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def describe(path: Path) -> list[str | int]:
+    """What tells whether a source file is still the same."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def read_index(file: Path, paths: Sequence[Path]) -> list[Size] | None:
+    """(height, width) of each picture in a cache file, (0, 0) where damaged.
+
+    None when there is no such file, or it is not whole, or made from other files than these.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = os.fstat(stream.fileno()).st_size
+            magic, start, size, checksum = HEADER.unpack(stream.read(HEADER.size))
+            if magic != MAGIC or size > INDEX_LIMIT or start + size != length:
+                return None
+            stream.seek(start)
+            raw = stream.read(size)
+            if zlib.crc32(raw) != checksum:
+                return None
+            entries = json.loads(raw)
+    except (OSError, struct.error, ValueError, RecursionError):
+        return None
+    if not valid_entries(entries, start, len(paths)):
+        return None
+    if any(entry[:3] != describe(path) for entry, path in zip(entries, paths, strict=True)):
+        return None
+    return [(entry[3], entry[4]) for entry in entries]
+
+
+def valid_entries(entries: object, index_start: int, count: int) -> bool:
+    """Whether an index says something that the pixels before it can be."""
+    if not isinstance(entries, list) or len(entries) != count:
+        return False
+    end = PIXELS_START
+    for entry in entries:
+        if not isinstance(entry, list) or len(entry) != 5:
+            return False
+        if not all(type(value) is int and value >= 0 for value in entry[3:]):
+            return False
+        end += 3 * entry[3] * entry[4]
+    return end == index_start
+
+
+def build(file: Path, paths: Sequence[Path]) -> None:
+    """Write a cache file: pixels first, then the index, last the header, then the rename."""
+    for left_over in file.parent.glob(f"{file.name}.part-*"):
+        left_over.unlink(missing_ok=True)
+    print(f"cache: writing the pixels of {len(paths)} images to {file}", file=sys.stderr)
+    part = file.with_name(f"{file.name}.part-{os.getpid()}")
+    try:
+        with part.open("wb") as stream:
+            write_cache(stream, paths)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, file)
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise DataError(f"{file}: {what.lower()}; the cache was not written") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_cache(stream: BinaryIO, paths: Sequence[Path]) -> None:
+    entries = [describe(path) for path in paths]
+    stream.seek(PIXELS_START)
+    for entry, picture in zip(entries, decode(paths), strict=True):
+        entry += [0, 0] if picture is None else picture.shape[:2]
+        if picture is not None:
+            stream.write(picture.data)
+    start = stream.tell()
+    raw = json.dumps(entries).encode()
+    stream.write(raw)
+    stream.seek(0)
+    stream.write(HEADER.pack(MAGIC, start, len(raw), zlib.crc32(raw)))
+
+
+def decode(paths: Sequence[Path]) -> Iterator[np.ndarray | None]:
+    """Pictures in order, uint8 (H, W, 3), decoded by several threads; None for a damaged one."""
+    threads = max(1, min(8, os.cpu_count() or 1))
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(paths), 4 * threads):
+            yield from pool.map(read_or_none, paths[first : first + 4 * threads])
+
+
+def read_or_none(path: Path) -> np.ndarray | None:
+    try:
+        return read_rgb(path)
+    except DataError:
+        return None

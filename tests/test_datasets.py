@@ -1,0 +1,271 @@
+"""Folders of photographs, pairs of folders, split files, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import datasets
+from datasets.image_folder import ImageFolder, PairedImageFolders, sort_names
+from datasets.images import read_rgb, write_rgb
+from utils import ConfigError, DataError
+
+CACHES = ["none", "in_memory", "bin"]
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def make_folder(folder: Path, names: list[str], size: tuple[int, int] = (9, 12)) -> Path:
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(names):
+        write_rgb(folder / name, noise(*size, seed=seed))
+    return folder
+
+
+def failure(**args: Any) -> str:
+    name = "paired-image-folders" if "root_path_1" in args else "image-folder"
+    with pytest.raises(DataError) as caught:
+        list(datasets.make({"name": name, "args": args}))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_folder(tmp_path: Path, cache: str) -> None:
+    folder = make_folder(tmp_path / "a", ["img10.png", "img2.png", "IMG1.png"])
+    spec = {"name": "image-folder", "args": {"root_path": str(folder), "repeat": 2, "cache": cache}}
+    dataset = datasets.make(spec)
+    assert len(dataset) == 6
+    assert [Path(dataset.names(i)[0]).name for i in range(3)] == [
+        "IMG1.png",
+        "img2.png",
+        "img10.png",
+    ]
+    for i in range(6):
+        pixels = read_rgb(dataset.names(i)[0])
+        assert np.array_equal(dataset.pixels(i)[0], pixels)
+        assert dataset.sizes(i) == ((9, 12),)
+        assert dataset[i].dtype == torch.float32
+        assert torch.equal(dataset[i], torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    with pytest.raises(IndexError):
+        dataset[6]
+    assert len(list(dataset)) == 6
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_pairs(tmp_path: Path, cache: str) -> None:
+    low = make_folder(tmp_path / "low", ["ax2.png", "abx2.png", "a10x2.png", "a9x2.png"], (4, 5))
+    high = make_folder(tmp_path / "high", ["a.png", "ab.png", "a9.png", "a10.png"], (8, 10))
+    args = {"root_path_1": str(low), "root_path_2": str(high), "cache": cache, "first_k": 3}
+    dataset = datasets.make({"name": "paired-image-folders", "args": args})
+    names = [tuple(Path(name).name for name in dataset.names(i)) for i in range(3)]
+    assert names == [("ax2.png", "a.png"), ("a9x2.png", "a9.png"), ("a10x2.png", "a10.png")]
+    assert dataset.sizes(1) == ((4, 5), (8, 10))
+    first, second = dataset[2]
+    assert torch.equal(first, torch.from_numpy(read_rgb(low / "a10x2.png")).permute(2, 0, 1) / 255)
+    assert torch.equal(second, torch.from_numpy(read_rgb(high / "a10.png")).permute(2, 0, 1) / 255)
+
+
+def test_a_scale_is_left_out_of_the_order_only_where_all_names_have_it() -> None:
+    assert sort_names(["abx2.png", "ax2.png"]) == ["ax2.png", "abx2.png"]
+    assert sort_names(["abx2.png", "ax3.png"]) == ["abx2.png", "ax3.png"]
+    assert sort_names(["b.png", "x10.png", "x9.png"]) == ["b.png", "x9.png", "x10.png"]
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_split_file(tmp_path: Path, cache: str) -> None:
+    folder = make_folder(tmp_path / "a", ["1.png", "2.png", "3.png", "4.png"])
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": ["4.png", "1.png"], "val": ["3.png"]}))
+    args = {"root_path": str(folder), "split_file": str(split), "cache": cache}
+    train = ImageFolder(**args, split_key="train")
+    val = ImageFolder(**args, split_key="val")
+    assert [path.name for path in train.paths] == ["1.png", "4.png"]
+    assert [path.name for path in val.paths] == ["3.png"]
+    assert np.array_equal(train.pixels(1)[0], noise(9, 12, seed=3))
+    assert np.array_equal(val.pixels(0)[0], noise(9, 12, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "no JSON"),
+        (b"\xff\xfe\x00", "no JSON"),
+        (b"[" * 100000, "no JSON"),
+        (b"[1, 2]", "no key 'val'"),
+        (b'{"train": ["1.png"]}', "no key 'val'; it has 'train'"),
+        (b"{}", "no key 'val'"),
+        (b'{"val": "1.png"}', "no list"),
+        (b'{"val": []}', "no list"),
+        (b'{"val": [1]}', "no list"),
+        (b'{"val": ["../1.png"]}', "no plain file name"),
+        (b'{"val": ["1.png", "1.png"]}', "twice"),
+        (b'{"val": ["1.png", "9.png"]}', "'9.png'"),
+    ],
+)
+def test_split_files_that_make_no_sense(tmp_path: Path, content: bytes, words: str) -> None:
+    folder = make_folder(tmp_path / "a", ["1.png"])
+    split = tmp_path / "split.json"
+    split.write_bytes(content)
+    message = failure(root_path=str(folder), split_file=str(split), split_key="val")
+    assert words in message
+    assert str(split) in message
+
+
+def test_split_file_that_is_not_there(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a", ["1.png"])
+    message = failure(root_path=str(folder), split_file=str(tmp_path / "no.json"), split_key="val")
+    assert "no.json: no such file" in message
+    for args, missing in (({"split_file": "a"}, "split_key"), ({"split_key": "a"}, "split_file")):
+        with pytest.raises(ConfigError, match=f"{missing}: missing"):
+            datasets.make({"name": "image-folder", "args": {"root_path": str(folder), **args}})
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_folders_that_are_no_folders_of_images(tmp_path: Path, cache: str) -> None:
+    missing = tmp_path / "missing"
+    assert f"{missing}: no such folder" in failure(root_path=str(missing), cache=cache)
+    empty = tmp_path / "empty"
+    (empty / "X2").mkdir(parents=True)
+    (empty / ".DS_Store").write_bytes(b"hidden")
+    (empty / "Thumbs.db").write_bytes(b"litter")
+    assert f"{empty}: no images, only folders (X2)" in failure(root_path=str(empty), cache=cache)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "not a folder" in failure(root_path=str(file), cache=cache)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_files_that_are_no_images(tmp_path: Path, cache: str) -> None:
+    folder = make_folder(tmp_path / "a", ["1.png", "2.png"])
+    (folder / ".hidden").write_text("passed over")
+    (folder / "desktop.ini").write_text("passed over")
+    assert len(ImageFolder(str(folder), cache=cache)) == 2  # type: ignore[arg-type]
+    (folder / "readme.txt").write_text("not passed over")
+    assert f"{folder / 'readme.txt'}: no image" in failure(root_path=str(folder), cache=cache)
+    (folder / "readme.txt").unlink()
+    (folder / "without-suffix").write_bytes((folder / "1.png").read_bytes())
+    assert len(ImageFolder(str(folder), cache=cache)) == 3  # type: ignore[arg-type]
+    (folder / "2.png").write_text("text")
+    assert f"{folder / '2.png'}: no image" in failure(root_path=str(folder), cache=cache)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_truncated_image_is_named_and_the_others_stay_usable(
+    tmp_path: Path, cache: str, suffix: str
+) -> None:
+    folder = make_folder(tmp_path / "a", [f"{i}{suffix}" for i in range(3)], (40, 40))
+    broken = folder / f"1{suffix}"
+    broken.write_bytes(broken.read_bytes()[:-300])
+    dataset = ImageFolder(str(folder), cache=cache)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=f"1{suffix}: damaged"):
+        dataset[1]
+    assert dataset[0].shape == dataset[2].shape == (3, 40, 40)
+
+
+def test_different_numbers_of_files(tmp_path: Path) -> None:
+    low = make_folder(tmp_path / "low", ["1.png", "2.png"])
+    high = make_folder(tmp_path / "high", ["1.png"])
+    message = failure(root_path_1=str(low), root_path_2=str(high))
+    assert f"{low} has 2 images and {high} has 1" in message
+
+
+def test_names_and_arguments_are_checked() -> None:
+    with pytest.raises(ConfigError, match="image-folder"):
+        datasets.make({"name": "image-foldr", "args": {"root_path": "a"}})
+    with pytest.raises(ConfigError, match="repeat"):
+        datasets.make({"name": "image-folder", "args": {"root_path": "a", "repeat": 0}})
+    with pytest.raises(ConfigError, match="in_memory"):
+        datasets.make({"name": "image-folder", "args": {"root_path": "a", "cache": "in-memory"}})
+    spec = {"name": "image-folder", "args": {"root_path": "/nowhere"}}
+    before = json.dumps(spec)
+    with pytest.raises(DataError):
+        datasets.make(spec, {"first_k": 1})
+    assert json.dumps(spec) == before
+
+
+def test_a_new_data_set_can_be_registered() -> None:
+    @datasets.register("squares-of-test")
+    class Squares:
+        def __init__(self, side: int) -> None:
+            self.side = side
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.full((3, self.side, self.side), index / 255)
+
+    dataset = datasets.make({"name": "squares-of-test", "args": {"side": 6}})
+    wrapper = datasets.make(
+        {"name": "sr-implicit-downsampled", "args": {"scale_min": 2}}, {"dataset": dataset}
+    )
+    assert torch.equal(wrapper[1]["gt"], torch.full((36, 3), 1 / 255))
+    with pytest.raises(ConfigError, match="registered already"):
+        datasets.register("squares-of-test")(Squares)
+
+
+class Fixed(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Items drawn by position alone, as training draws them."""
+
+    def __init__(self, wrapper: Any) -> None:
+        self.wrapper = wrapper
+
+    def __len__(self) -> int:
+        return len(self.wrapper)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.wrapper.sample(index, np.random.default_rng([1, index]))
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("pickled", [False, True])
+def test_loader_workers_give_the_same_items(tmp_path: Path, cache: str, pickled: bool) -> None:
+    """Also after this process has decoded and written pictures itself, in every way it does."""
+    folder = make_folder(tmp_path / "a", [f"{i}.png" for i in range(4)], (30, 30))
+    write_rgb(tmp_path / "warm.jpg", noise(300, 300))
+    read_rgb(tmp_path / "warm.jpg")
+    wrapper = datasets.make(
+        {"name": "sr-implicit-downsampled", "args": {"inp_size": 8, "scale_max": 3, "sample_q": 9}},
+        {"dataset": ImageFolder(str(folder), cache=cache)},  # type: ignore[arg-type]
+    )
+    fixed = Fixed(wrapper)
+    if pickled:  # what spawning does to a data set, without importing everything again
+        fixed = pickle.loads(pickle.dumps(fixed))
+    loader = DataLoader(
+        fixed, batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=60
+    )
+    items = [item for batch in loader for item in batch["gt"]]
+    assert len(items) == 4
+    for index, item in enumerate(items):
+        assert torch.equal(item, Fixed(wrapper)[index]["gt"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", CACHES)
+def test_spawned_workers(tmp_path: Path, cache: str) -> None:
+    folder = make_folder(tmp_path / "a", [f"{i}.png" for i in range(4)], (30, 30))
+    dataset = ImageFolder(str(folder), cache=cache)  # type: ignore[arg-type]
+    context = multiprocessing.get_context("spawn")
+    loader = DataLoader(dataset, num_workers=1, multiprocessing_context=context, timeout=200)
+    assert all(torch.equal(batch[0], dataset[i]) for i, batch in enumerate(loader))
+
+
+def test_pairs_take_the_same_arguments(tmp_path: Path) -> None:
+    low = make_folder(tmp_path / "low", ["1.png", "2.png"], (3, 3))
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"val": ["2.png"]}))
+    pairs = PairedImageFolders(str(low), str(low), str(split), "val", repeat=3)
+    assert len(pairs) == 3
+    assert pairs.names(2) == (str(low / "2.png"), str(low / "2.png"))

@@ -1,0 +1,487 @@
+"""Photographs read and written: what files hold survives, what is damaged is refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from datasets.images import (
+    WRITTEN_SUFFIXES,
+    Photo,
+    open_writer,
+    read_photo,
+    read_rgb,
+    read_size,
+    write_photo,
+    write_rgb,
+)
+from tests.corrupt import corrupted_files, corruptions
+from utils import DataError
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def noise(*shape: int, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
+    high = np.iinfo(dtype).max + 1
+    return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
+
+
+def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """A picture that lossy formats keep well."""
+    y, x, c = np.mgrid[0:height, 0:width, 0:channels]
+    return (127 + 60 * np.sin(y / 9 + c) + 60 * np.cos(x / 11 - c)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (23, 17), (300, 5)])
+def test_lossless_round_trip(
+    tmp_path: Path, suffix: str, dtype: str, channels: int, size: tuple[int, int]
+) -> None:
+    pixels = noise(*size, channels, dtype=dtype)
+    path = tmp_path / f"a{suffix}"
+    write_photo(path, Photo(pixels, SRGB if channels >= 3 else None, (300, 150)))
+    back = read_photo(path)
+    assert back.pixels.dtype == pixels.dtype
+    assert np.array_equal(back.pixels, pixels)
+    assert back.icc == (SRGB if channels >= 3 else None)
+    assert back.dpi == pytest.approx((300, 150), abs=0.05)  # PNG counts pixels per metre
+    if suffix == ".tif":
+        assert np.array_equal(tifffile.imread(path).reshape(pixels.shape), pixels)
+    elif dtype == "uint8":
+        assert np.array_equal(np.asarray(Image.open(path)).reshape(pixels.shape), pixels)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_lossy_round_trip(tmp_path: Path, suffix: str, channels: int) -> None:
+    pixels = smooth(40, 56, channels)
+    if channels in (2, 4):
+        pixels[..., -1] = 255
+    path = tmp_path / f"a{suffix}"
+    write_photo(path, Photo(pixels, SRGB if channels >= 3 else None, (300, 150)))
+    back = read_photo(path)
+    if suffix == ".jpg":
+        kept = {1: 1, 2: 1, 3: 3, 4: 3}[channels]
+        assert back.dpi == pytest.approx((300, 150), abs=1)
+        assert back.pixels.shape == (40, 56, kept)
+        assert np.abs(back.pixels.astype(int) - pixels[..., :kept]).max() <= 12
+    assert (
+        np.abs(
+            read_rgb(path).astype(int) - (pixels[..., :3] if channels >= 3 else pixels[..., :1])
+        ).max()
+        <= 16
+    )
+    assert back.icc == (SRGB if channels >= 3 else None)
+
+
+def test_webp_keeps_alpha_and_jpeg_shows_white_there(tmp_path: Path) -> None:
+    pixels = smooth(16, 16, 4)
+    pixels[..., 3] = 0
+    pixels[:8, :, 3] = 255
+    write_rgb(tmp_path / "a.webp", pixels)
+    assert read_photo(tmp_path / "a.webp").pixels.shape == (16, 16, 4)
+    write_rgb(tmp_path / "a.jpg", pixels)
+    assert read_rgb(tmp_path / "a.jpg")[12:].min() >= 245
+
+
+def test_sixteen_bits_become_eight_by_rounding(tmp_path: Path) -> None:
+    pixels = noise(8, 9, 3, dtype="uint16")
+    write_rgb(tmp_path / "a.png", pixels)
+    wanted = np.floor(pixels / 257 + 0.5)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), wanted)
+    write_rgb(tmp_path / "a.jpg", np.full((8, 8, 3), 200 * 257, np.uint16))
+    assert np.abs(read_rgb(tmp_path / "a.jpg").astype(int) - 200).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """Every EXIF orientation comes out upright, in every format that can carry it."""
+    pixels = smooth(24, 40)
+    pixels[:4] = 250
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix}"
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(pixels).save(path, exif=exif, dpi=(300, 150), **options)
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    # Pillow turns TIFF by itself.
+    stored = Image.fromarray(pixels) if suffix == ".tif" else Image.open(path).convert("RGB")
+    upright = stored.transpose(turn[orientation]) if orientation > 1 else stored
+    photo = read_photo(path)
+    assert photo.pixels.shape == np.asarray(upright).shape
+    tolerance = 3 if suffix == ".jpg" else 0
+    assert np.abs(photo.pixels.astype(int) - np.asarray(upright)).max() <= tolerance
+    assert read_size(path) == photo.pixels.shape[:2]
+    if suffix in (".jpg", ".tif"):
+        assert photo.dpi == pytest.approx((300, 150) if orientation >= 5 else (150, 300), abs=1)
+
+
+def test_kinds_of_colour(tmp_path: Path) -> None:
+    grey, rgb = smooth(12, 15, 1)[..., 0], smooth(12, 15)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(read_photo(tmp_path / "grey.png").pixels, grey[..., None])
+    assert np.array_equal(read_rgb(tmp_path / "grey.png"), np.stack([grey] * 3, axis=2))
+
+    palette = Image.fromarray(rgb).quantize(60)
+    palette.save(tmp_path / "palette.png")
+    palette.save(tmp_path / "palette.gif")
+    for name in ("palette.png", "palette.gif"):
+        assert np.array_equal(read_rgb(tmp_path / name), np.asarray(palette.convert("RGB")))
+    bilevel = Image.fromarray((grey > 127).astype(np.uint8) * 255).convert("1")
+    bilevel.save(tmp_path / "bilevel.png")
+    bilevel.save(tmp_path / "bilevel.tif")
+    for name in ("bilevel.png", "bilevel.tif"):
+        assert np.array_equal(read_rgb(tmp_path / name), np.asarray(bilevel.convert("RGB")))
+
+    rgba = np.dstack([rgb, 255 - grey])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    assert np.array_equal(read_photo(tmp_path / "rgba.png").pixels, rgba)
+    assert np.array_equal(read_rgb(tmp_path / "rgba.png"), rgb)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk(tmp_path: Path, suffix: str) -> None:
+    """Inks become the colours they print as, roughly: what is white, black and red stays so."""
+    inks = np.zeros((30, 48, 4), np.uint8)
+    inks[:, 16:32, 3] = 255
+    inks[:, 32:, 1:3] = 255
+    Image.fromarray(inks, "CMYK").save(tmp_path / f"a{suffix}")
+    photo = read_photo(tmp_path / f"a{suffix}")
+    assert photo.pixels.shape == (30, 48, 3)
+    assert photo.icc is None
+    white, black, red = (photo.pixels[15, column].astype(int) for column in (4, 24, 44))
+    assert white.min() >= 250
+    assert black.max() <= 60
+    assert red[0] >= 180
+    assert red[1:].max() <= 80
+    assert np.array_equal(read_rgb(tmp_path / f"a{suffix}"), photo.pixels)
+
+
+def test_other_ways_of_storing(tmp_path: Path) -> None:
+    """Interlaced PNG, progressive JPEG, tiled, striped and big-endian TIFF, a chain of pages."""
+    pixels = smooth(200, 310)
+    image = pyvips.Image.new_from_array(pixels)
+    image.pngsave(str(tmp_path / "interlaced.png"), interlace=True)
+    image.tiffsave(str(tmp_path / "tiled.tif"), tile=True, tile_width=64, tile_height=64)
+    image.tiffsave(str(tmp_path / "lzw.tif"), compression="lzw", bigtiff=True)
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([pixels, 255 - pixels]), photometric="rgb")
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    options: dict[str, Any] = {"planarconfig": "separate", "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "planes.tif", planes, byteorder=">", **options)
+    for name in ("interlaced.png", "tiled.tif", "lzw.tif", "pages.tif", "planes.tif"):
+        assert np.array_equal(read_rgb(tmp_path / name), pixels), name
+    Image.fromarray(pixels).save(tmp_path / "progressive.jpg", progressive=True, quality=95)
+    assert np.abs(read_rgb(tmp_path / "progressive.jpg").astype(int) - pixels).max() <= 16
+
+
+def failure(path: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read_rgb(path, **options)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("part", [0.3, 0.7, 0.95])
+def test_truncated_files_are_named(tmp_path: Path, suffix: str, part: float) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_rgb(path, noise(60, 70, 3))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    assert "damaged" in failure(path)
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    assert "no such file" in failure(path)
+    path.write_bytes(b"")
+    assert "empty" in failure(path)
+    path.write_text("hello")
+    assert "no image" in failure(path)
+    assert "directory" in failure(tmp_path)
+    svg = tmp_path / "a.svg"
+    svg.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    assert "no image" in failure(svg)
+    tifffile.imwrite(tmp_path / "float.tif", np.zeros((4, 4), np.float32))
+    assert "8 or 16 bits" in failure(tmp_path / "float.tif")
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG file."""
+    checksum = zlib.crc32(name + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + name + content + checksum
+
+
+def bomb(path: Path, side: int) -> None:
+    """A PNG of a few hundred bytes that claims side x side pixels."""
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    rows = zlib.compress(bytes(2000))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def test_bombs_are_refused_with_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    bomb(path, 30000)
+    message = failure(path)
+    assert "268435456" in message
+    assert "--max-pixels" in message
+    write_rgb(tmp_path / "a.png", noise(20, 30, 3))
+    assert "limit of 599" in failure(tmp_path / "a.png", max_pixels=599)
+    assert read_rgb(tmp_path / "a.png", max_pixels=600).shape == (20, 30, 3)
+
+
+def test_warnings_in_any_bytes_stay_quiet(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The decoder complains of a broken profile by its name, which is no UTF-8."""
+    write_rgb(tmp_path / "a.png", noise(6, 6, 3))
+    content = (tmp_path / "a.png").read_bytes()
+    end = content.index(b"IDAT") - 4
+    profile = bytearray(SRGB)
+    profile[132:140] = b"\xff\x01\xe9\x07" * 2
+    strange = chunk(b"iCCP", b"i\xe9c\0\0" + zlib.compress(profile))
+    (tmp_path / "a.png").write_bytes(content[:end] + strange + content[end:])
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), noise(6, 6, 3))
+    assert capfd.readouterr().err == ""
+
+
+def test_names_in_any_bytes(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png"))
+    path.write_bytes(encoded(".png"))
+    with pytest.raises(DataError, match="damaged or not supported"):
+        read_rgb(path)
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for seed in range(3):
+        write_rgb(path, noise(5, 5, 3, seed=seed))
+        assert np.array_equal(read_rgb(path), noise(5, 5, 3, seed=seed))
+
+
+def encoded(suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    kind = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".webp": "WEBP", ".gif": "GIF"}[suffix]
+    Image.fromarray(smooth(33, 41)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".gif"])
+def test_damage_never_does_more_than_refuse(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each of 60 damaged files is read as some picture or refused in one line."""
+    source = tmp_path / f"whole{suffix}"
+    source.write_bytes(encoded(suffix))
+    read = named = 0
+    complaints: list[str] = []
+    for path in corrupted_files(source, tmp_path / "damaged", 54):
+        try:
+            pixels = read_rgb(path)
+            assert pixels.dtype == np.uint8
+            assert pixels.shape[2] == 3
+            read += 1
+        except DataError as error:
+            complaints.append(str(error))
+            named += str(path) in str(error)
+    assert capfd.readouterr().err == ""
+    print(f"{suffix}: {read} read, {named} refused")
+    assert named == len(complaints)
+    assert read + named == 60
+    assert named >= 20
+    assert not any("\n" in complaint for complaint in complaints)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from([".png", ".jpg", ".tif", ".webp", ".gif"]),
+    st.integers(0, 10**6),
+    st.binary(max_size=64),
+)
+def test_any_bytes(tmp_path: Path, suffix: str, seed: int, tail: bytes) -> None:
+    """Damage at random, or arbitrary bytes behind a good start."""
+    content = encoded(suffix)
+    damaged = next(corruptions(content, 1, seed))[1] if seed % 2 else content[: seed % 60] + tail
+    path = tmp_path / "a"
+    path.write_bytes(damaged)
+    complaint = ""
+    try:
+        assert read_photo(path, max_pixels=10**6).pixels.ndim == 3
+    except DataError as error:
+        complaint = str(error)
+    assert "\n" not in complaint
+
+
+@pytest.mark.parametrize("suffix", WRITTEN_SUFFIXES)
+def test_writing_row_by_row_is_writing_at_once(tmp_path: Path, suffix: str) -> None:
+    pixels = noise(50, 33, 3)
+    write_rgb(tmp_path / f"whole{suffix}", pixels)
+    with open_writer(tmp_path / f"rows{suffix}", 50, 33, 3, np.uint8) as writer:
+        for top, bottom in ((0, 1), (1, 17), (17, 17), (17, 50)):
+            writer.write(pixels[top:bottom])
+        assert not (tmp_path / f"rows{suffix}").exists()
+    assert np.array_equal(
+        read_rgb(tmp_path / f"rows{suffix}"), read_rgb(tmp_path / f"whole{suffix}")
+    )
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_rgb(path, noise(6, 6, 3))
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), open_writer(path, 6, 6, 3, np.uint8) as writer:  # noqa: PT012
+        writer.write(noise(3, 6, 3))
+        raise KeyboardInterrupt
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("missing/a.png", (4, 4), "o such file or directory"),
+        ("a.bmp", (4, 4), ".png"),
+        ("a", (4, 4), ".png"),
+        ("a.webp", (4, 16384), "16383"),
+        ("a.jpg", (65536, 1), "65500"),
+        ("file/a.png", (4, 4), "ot a directory"),
+    ],
+)
+def test_places_and_formats_that_cannot_be_written(
+    tmp_path: Path, name: str, size: tuple[int, int], words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError) as caught:
+        open_writer(tmp_path / name, *size, 3, np.uint8)
+    assert words in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def run_python(code: str) -> str:
+    """What a Python process that runs `code` prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FILL = """
+import resource
+import numpy as np
+from datasets.images import write_rgb
+from utils import DataError
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
+for path in {paths!r}:
+    try:
+        write_rgb(path, pixels)
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """With a limit on file sizes, which fails as a full disk does: one line, no half file."""
+    paths = [tmp_path / f"a{suffix}" for suffix in (".png", ".tif", ".jpg", ".webp")]
+    for path in paths:
+        write_rgb(path, noise(5, 5, 3))
+    before = [path.read_bytes() for path in paths]
+    lines = run_python(FILL.format(paths=[str(path) for path in paths])).splitlines()
+    assert len(lines) == 4
+    for line, path in zip(lines, paths, strict=True):
+        assert line.startswith(f"{path}: can't be written (")
+    assert [path.read_bytes() for path in paths] == before
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_profile_of_grey_is_not_given_to_colours(tmp_path: Path) -> None:
+    grey = Photo(noise(4, 4, 1), SRGB, (72, 72))
+    with open_writer(tmp_path / "a.png", 4, 4, 3, np.uint8, like=grey) as writer:
+        writer.write(noise(4, 4, 3))
+    assert read_photo(tmp_path / "a.png").icc is None
+    assert read_photo(tmp_path / "a.png").dpi == pytest.approx((72, 72), abs=0.05)
+
+
+PEAKS = """
+import numpy as np
+from datasets.images import open_writer
+
+for suffix in {suffixes!r}:
+    for side in {sides!r}:
+        open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+        rows = np.random.default_rng(0).integers(0, 9, (50, side, 3)).astype(np.uint8)
+        with open_writer(f"{folder}/{{side}}{{suffix}}", side, side, 3, np.uint8) as writer:
+            for top in range(0, side, 50):
+                writer.write(rows)
+        status = open("/proc/self/status").read()
+        print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
+def test_memory_of_writing_does_not_grow(tmp_path: Path) -> None:
+    code = PEAKS.format(suffixes=(".png", ".tif"), sides=(500, 3000), folder=tmp_path)
+    small_png, large_png, small_tiff, large_tiff = map(float, run_python(code).split())
+    assert large_png < small_png + 12  # the picture is 27 MB
+    assert large_tiff < small_tiff + 12
+    assert read_size(tmp_path / "3000.png") == read_size(tmp_path / "3000.tif") == (3000, 3000)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
+def test_twenty_thousand_square(tmp_path: Path) -> None:
+    code = PEAKS.format(suffixes=(".png",), sides=(500, 20000), folder=tmp_path)
+    small, large = map(float, run_python(code).split())
+    print(f"20000x20000 PNG: {large:.0f} MB resident at most; 500x500: {small:.0f} MB")
+    assert large < small + 60
+    image = pyvips.Image.new_from_file(str(tmp_path / "20000.png"), access="sequential")
+    assert (image.width, image.height, image.bands) == (20000, 20000, 3)
+    assert "268435456" in failure(tmp_path / "20000.png")
+
+
+@pytest.mark.slow
+def test_big_tiff(tmp_path: Path) -> None:
+    """More than 4 GB of pixels: the file says where things are in 64 bits."""
+    path = tmp_path / "a.tif"
+    rows = np.zeros((500, 40000, 3), np.uint8)
+    rows[:, ::7] = 200
+    with open_writer(path, 36000, 40000, 3, np.uint8) as writer:
+        for _ in range(72):
+            writer.write(rows)
+    with path.open("rb") as file:
+        assert file.read(4) == b"II+\0"
+    image = pyvips.Image.new_from_file(str(path), access="sequential")
+    strip = np.frombuffer(pyvips.Region.new(image).fetch(0, 0, 40000, 100), np.uint8)
+    assert np.array_equal(strip.reshape(100, 40000, 3), rows[:100])
