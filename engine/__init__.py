@@ -1,0 +1,1 @@
+"""What the scripts do: configuration, training, evaluation, rendering."""

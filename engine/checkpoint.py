@@ -1,0 +1,324 @@
+"""Checkpoints: written so that no half file is ever left, read so that no file can run code.
+
+A checkpoint holds the published `{"model": {name, args, sd}, "optimizer": {name, args, sd},
+"epoch": int}`; what else a run needs to go on stands beside these keys, and the published code
+reads such files too.
+
+    python -m engine.checkpoint verify FILE
+    python -m engine.checkpoint strip FILE OUTPUT
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import os
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models
+from engine.runtime import Parser, run_script
+from utils import ConfigError, DataError, UserError, count_values
+
+CHUNK = 1 << 20
+TEMPORARY = ".tmp"
+MAX_VALUES = 10**7
+"""Tensors, numbers and texts in a checkpoint, which may name one of them many times."""
+MODEST = 1000
+"""What a specification may ask for whatever its weights, as the range of colours."""
+
+
+def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint, a checksum of its tensors added, in one piece or not at all.
+
+    Raises:
+        DataError: the file can't be written; what was there under that name is untouched.
+    """
+    write_whole(path, serialise(checkpoint))
+
+
+def serialise(checkpoint: Mapping[str, Any]) -> memoryview:
+    """The bytes of a checkpoint file, a checksum of its tensors among them."""
+    buffer = io.BytesIO()
+    torch.save({**checkpoint, "checksum": checksum(checkpoint)}, buffer)
+    return buffer.getbuffer()
+
+
+def write_whole(path: str | Path, content: memoryview | bytes) -> None:
+    """Write a file beside its place, flush it to the disk, and only then rename it into place.
+
+    Raises:
+        DataError: the file can't be written; what was there under that name is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            for start in range(0, len(content), CHUNK):
+                file.write(content[start : start + CHUNK])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        kept = "; the one before is whole" if path.is_file() else ""
+        raise DataError(f"{path}: can't be written ({error.strerror or error}){kept}") from error
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in this folder last through a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(value: Any) -> str:
+    """SHA-256 over the names, types, shapes and numbers of all tensors inside a checkpoint."""
+    digest = hashlib.sha256()
+    for path, tensor in tensors(value):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{path} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor inside nested dictionaries, lists and tuples, with its path."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from tensors(item, f"{path}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from tensors(item, f"{path}/{index}")
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, ours or a published one, onto the CPU.
+
+    Nothing inside a file can run: only tensors, numbers, texts and their containers are accepted.
+
+    Raises:
+        DataError: missing, truncated or damaged, holds code, or is no checkpoint.
+    """
+    path = Path(path)
+    checkpoint = read_tensors(path)
+    problem = layout_problem(checkpoint)
+    if problem:
+        raise DataError(f"{path}: no checkpoint ({problem})")
+    recorded = checkpoint.get("checksum")
+    rest = {key: value for key, value in checkpoint.items() if key != "checksum"}
+    if recorded is not None and recorded != checksum(rest):
+        raise DataError(f"{path}: damaged (its tensors do not match its checksum)")
+    return checkpoint
+
+
+def read_tensors(path: Path) -> Any:
+    """What `torch.load` reads when it accepts tensors and plain values only."""
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; allowed: a checkpoint file")
+    try:
+        with open(path, "rb") as file:
+            first = file.read(1)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+    try:
+        check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats that torch.load tells apart itself
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if count_values(content) > MAX_VALUES:
+            raise DataError(f"{path}: no checkpoint (it holds more than {MAX_VALUES} values)")
+        for name, tensor in tensors(content):
+            # A few bytes can claim to be a tensor of any size, by strides of 0.
+            if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise DataError(f"{path}: damaged (the tensor {name} is larger than its data)")
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes torch.load raise anything
+        raise DataError(f"{path}: {load_reason(error, first)}") from error
+    return content
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its size, or whose parts have changed.
+
+    `torch.load` looks at neither.
+    """
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if start and b"PK\3\4".startswith(start):
+            raise DataError(f"{path}: damaged (an archive without its end)")
+        return
+    with zipfile.ZipFile(path) as archive:
+        inside = sum(entry.file_size for entry in archive.infolist())
+        if inside > path.stat().st_size:
+            raise DataError(
+                f"{path}: no checkpoint (a compressed archive of {inside} bytes; "
+                f"allowed: stored ones, here at most {path.stat().st_size})"
+            )
+        changed = archive.testzip()
+    if changed is not None:
+        raise DataError(f"{path}: damaged (its part {changed} does not match its checksum)")
+
+
+def load_reason(error: Exception, first: bytes) -> str:
+    """Why a file whose first byte is given could not be loaded."""
+    text = " ".join(str(error).split())
+    if " GLOBAL " in text:
+        name = text.split(" GLOBAL ", 1)[1].split()[0]
+        return f"refused (it holds code, {name}, instead of tensors alone)"
+    if first == b"\x80":
+        return "refused (a pickle that is damaged, or holds code instead of tensors)"
+    if first == b"P":
+        return f"damaged ({type(error).__name__}: {text[:80]})"
+    return "no checkpoint"
+
+
+def layout_problem(checkpoint: Any) -> str | None:
+    """What keeps a value from being a checkpoint in the published layout, if anything."""
+    if not isinstance(checkpoint, dict):
+        return f"it holds {type(checkpoint).__name__}; allowed: keys with values"
+    spec = checkpoint.get("model")
+    if not isinstance(spec, dict):
+        return "it has no key `model`"
+    for key, kind in (("name", str), ("args", dict), ("sd", dict)):
+        if not isinstance(spec.get(key), kind):
+            return f"its model has no {key}"
+    if not all(isinstance(value, Tensor) for value in spec["sd"].values()):
+        return "its model's sd holds something else than tensors"
+    epoch = checkpoint.get("epoch", 0)
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        return f"its epoch is {str(epoch)[:40]}"
+    for key in ("optimizer", "ema", "config", "scaler", "rng"):
+        if not isinstance(checkpoint.get(key, {}), (dict, type(None))):
+            return f"its {key} holds no keys with values"
+    return None
+
+
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", raw_weights: bool = False
+) -> nn.Module:
+    """The model of a checkpoint, ready to predict.
+
+    Args:
+        device: where it is put.
+        raw_weights: the weights as trained, also where the checkpoint holds their average, `ema`.
+
+    Raises:
+        DataError: no readable checkpoint, or weights that do not fit its own model.
+    """
+    checkpoint = load_checkpoint(path)
+    return model_of(checkpoint, path, raw_weights).to(device).eval()
+
+
+def model_of(
+    checkpoint: Mapping[str, Any], path: str | Path, raw_weights: bool = False
+) -> nn.Module:
+    """The model that a loaded checkpoint describes, with its weights, on the CPU."""
+    use_ema = checkpoint.get("ema") is not None and not raw_weights
+    weights = checkpoint["ema"] if use_ema else checkpoint["model"]["sd"]
+    numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+    for size in whole_numbers(checkpoint["model"]["args"]):
+        # Before so much is built: every layer, channel and block has weights of its own.
+        if size > max(numbers, MODEST):
+            raise DataError(f"{path}: the weights do not fit its model: {size} is asked for there")
+    try:
+        model = models.make({**checkpoint["model"], "sd": weights}, load_sd=True)
+        check_answers(model, checkpoint["model"]["name"])
+        return model
+    except UserError as error:
+        raise DataError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def whole_numbers(value: Any) -> Iterator[int]:
+    """Every integer inside nested dictionaries, lists and tuples."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from whole_numbers(part)
+
+
+def check_answers(model: nn.Module, name: str) -> None:
+    """Raises ConfigError where a model gives no colours for (inp, coord, cell)."""
+    try:
+        inspect.signature(model.forward).bind("inp", "coord", "cell")
+    except TypeError:
+        raise ConfigError(
+            f"model.name: {name!r} given; allowed: models of (inp, coord, cell), such as liif"
+        ) from None
+
+
+def summary(path: str | Path) -> list[str]:
+    """Lines that say what a whole checkpoint holds."""
+    checkpoint = load_checkpoint(path)
+    weights = checkpoint["model"]["sd"]
+    model_of(checkpoint, path)
+    count = sum(value.numel() for value in weights.values())
+    lines = [f"model: {checkpoint['model']['name']}, {len(weights)} tensors, {count} numbers"]
+    if "optimizer" in checkpoint:
+        lines.append(f"optimizer: {checkpoint['optimizer'].get('name')}")
+    lines.append(f"epoch: {checkpoint.get('epoch')} finished")
+    if "position" in checkpoint:
+        lines[-1] += f", {checkpoint['position']} steps of the next"
+    if "best" in checkpoint:
+        lines.append(f"best: {checkpoint['best']}")
+    lines += [f"{key}: {checkpoint[key]}" for key in ("versions",) if key in checkpoint]
+    lines.append(f"keys: {', '.join(checkpoint)}")
+    lines.append(f"checksum: {checkpoint.get('checksum', 'none recorded')}")
+    return lines
+
+
+def stripped(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's model with the weights that predict (their average where there is one).
+
+    In the published layout, without what only training needs: a fraction of the size.
+    """
+    checkpoint = load_checkpoint(path)
+    model = model_of(checkpoint, path)
+    kept: dict[str, Any] = {
+        key: checkpoint[key] for key in ("config", "step", "versions") if key in checkpoint
+    }
+    optimizer = {key: checkpoint.get("optimizer", {}).get(key) for key in ("name", "args")}
+    return {
+        "model": {**checkpoint["model"], "sd": model.state_dict()},
+        "optimizer": {**optimizer, "sd": {}},
+        "epoch": checkpoint.get("epoch", 0),
+        **kept,
+    }
+
+
+def main() -> int:
+    parser = Parser(prog="python -m engine.checkpoint")
+    commands = parser.add_subparsers(dest="command", required=True)
+    verify = commands.add_parser("verify", help="say whether a file is whole and what it holds")
+    verify.add_argument("file", help="a checkpoint")
+    strip = commands.add_parser("strip", help="keep the weights that predict, nothing else")
+    strip.add_argument("file", help="a checkpoint")
+    strip.add_argument("output", help="where the smaller one goes")
+    options = parser.parse_args()
+    if options.command == "strip":
+        save_checkpoint(options.output, stripped(options.file))
+        options.file = options.output
+    for line in summary(options.file):
+        print(line)
+    print(f"{options.file}: whole")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,358 @@
+"""Configuration files read once into frozen dataclasses, and checked whole before anything loads.
+
+Every problem of a file is reported in one message, each with its key path, what was given and
+what is allowed. Names and values of models and data sets are checked against the signatures of
+what is registered under them, so that a new encoder needs no second list.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from datasets.datasets import datasets_registry
+from models.models import models_registry
+from registry import Above, AtLeast, AtMost, SpecOf, read_dataclass, show
+from utils import ConfigError, count_values
+
+MAX_VALUES = 100_000
+"""In a configuration file, whose aliases may multiply what it holds."""
+Precision = Literal["fp32", "bf16", "fp16"]
+PositiveInt = Annotated[int, AtLeast(1)]
+DatasetSpec = Annotated[dict, SpecOf(datasets_registry)]
+WrapperSpec = Annotated[dict, SpecOf(datasets_registry, supplied=("dataset",))]
+ModelSpec = Annotated[dict, SpecOf(models_registry)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A data set, what turns its photographs into queries, and how many make a batch."""
+
+    dataset: DatasetSpec
+    wrapper: WrapperSpec
+    batch_size: PositiveInt
+    """Items per step, over all processes and micro-batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """x is seen by the network as (x - sub) / div: one number, or one per channel."""
+
+    sub: list[float]
+    div: list[float]
+
+    def problems(self) -> Iterator[str]:
+        for key in ("sub", "div"):
+            if len(getattr(self, key)) not in (1, 3):
+                yield f"{key}: {show(getattr(self, key))} given; allowed: 1 or 3 numbers"
+        if 0 in self.div:
+            yield f"div: {show(self.div)} given; allowed: numbers other than 0"
+
+
+IDENTITY = Norm(sub=[0], div=[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataNorm:
+    """Normalisation of what the network sees and of what it learns."""
+
+    inp: Norm = IDENTITY
+    gt: Norm = IDENTITY
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamArgs:
+    lr: Annotated[float, Above(0)]
+    betas: tuple[Annotated[float, AtLeast(0)], Annotated[float, AtLeast(0)]] = (0.9, 0.999)
+    eps: Annotated[float, AtLeast(0)] = 1e-8
+    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    amsgrad: bool = False
+
+    def problems(self) -> Iterator[str]:
+        if max(self.betas) >= 1:
+            yield f"betas: {show(self.betas)} given; allowed: two numbers below 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SgdArgs:
+    lr: Annotated[float, Above(0)]
+    momentum: Annotated[float, AtLeast(0)] = 0.0
+    dampening: float = 0.0
+    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    nesterov: bool = False
+
+    def problems(self) -> Iterator[str]:
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            yield "nesterov: true given; allowed: with a momentum above 0 and a dampening of 0"
+
+
+OPTIMIZER_ARGS: dict[str, Any] = {"adam": AdamArgs, "sgd": SgdArgs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """`args` are those of torch.optim.Adam or torch.optim.SGD, as given in the file."""
+
+    name: Literal["adam", "sgd"]
+    args: dict[str, Any]
+
+    def problems(self) -> Iterator[str]:
+        found: list[str] = []
+        read = read_dataclass(OPTIMIZER_ARGS[self.name], self.args, "args", found)
+        if read is not None:
+            kept = {key: getattr(read, key) for key in self.args}
+            self.args.update(kept)
+        yield from found
+
+    @property
+    def lr(self) -> float:
+        return self.args["lr"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiStepLR:
+    """The learning rate is multiplied by gamma after each of these epochs."""
+
+    milestones: list[PositiveInt]
+    gamma: Annotated[float, Above(0)] = 0.1
+
+    def problems(self) -> Iterator[str]:
+        if sorted(set(self.milestones)) != self.milestones:
+            yield f"milestones: {show(self.milestones)} given; allowed: epochs in rising order"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineLR:
+    """From the optimiser's rate down to min_lr over the whole run, along half a cosine wave."""
+
+    name: Literal["cosine"]
+    warmup: Annotated[int, AtLeast(0)] = 0
+    """Steps over which the rate first rises from zero."""
+    min_lr: Annotated[float, AtLeast(0)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that `train_liif.py` reads from its file."""
+
+    train_dataset: DataConfig
+    val_dataset: DataConfig | None = None
+    data_norm: DataNorm = DataNorm()
+    model: ModelSpec
+    optimizer: OptimizerConfig
+    epoch_max: PositiveInt
+    multi_step_lr: MultiStepLR | None = None
+    lr_schedule: CosineLR | None = None
+    """Instead of multi_step_lr."""
+    resume: str | None = None
+    """A checkpoint to go on from, or "auto"."""
+    init: str | None = None
+    """A checkpoint whose weights to start from, everything else fresh."""
+    epoch_val: PositiveInt | None = None
+    """Epochs between validations; none without a validation set."""
+    epoch_save: PositiveInt | None = None
+    """Epochs between checkpoints that are kept as epoch-N.pth."""
+    eval_type: str | None = None
+    eval_bsize: PositiveInt | None = None
+    seed: Annotated[int, AtLeast(0)] = 0
+    num_workers: Annotated[int, AtLeast(0)] | None = None
+    """Loader processes; as many as cores, at most 8, when absent."""
+    precision: Precision = "fp32"
+    compile: bool = False
+    accumulate: PositiveInt = 1
+    save_minutes: Annotated[float, Above(0)] = 10.0
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    ema_decay: Annotated[float, Above(0), AtMost(1)] | None = None
+    device_data: bool = False
+    """Keep the training photographs on the device, and make the batches there."""
+
+    def problems(self) -> Iterator[str]:
+        if self.multi_step_lr is not None and self.lr_schedule is not None:
+            yield "lr_schedule: given beside multi_step_lr; allowed: one of the two"
+        if self.resume is not None and self.init is not None:
+            yield "init: given beside resume; allowed: one of the two"
+        if self.ema_decay == 1:
+            yield "ema_decay: 1 given; allowed: a number below 1"
+        if self.train_dataset.batch_size % self.accumulate:
+            yield (
+                f"accumulate: {self.accumulate} given; allowed: divisors of the batch size "
+                f"{self.train_dataset.batch_size}"
+            )
+        yield from eval_type_problems(self.eval_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """Everything that `test.py` reads from its file."""
+
+    __test__ = False  # pytest: not a test
+
+    test_dataset: DataConfig
+    data_norm: DataNorm = DataNorm()
+    eval_type: str | None = None
+    """None, `div2k-S` or `benchmark-S`, S a scale or `ROWSxCOLUMNS`."""
+    eval_bsize: PositiveInt | None = None
+    """The most queries at once."""
+    precision: Precision = "fp32"
+    num_workers: Annotated[int, AtLeast(0)] | None = None
+
+    def problems(self) -> Iterator[str]:
+        yield from eval_type_problems(self.eval_type)
+
+
+def parse_eval_type(eval_type: str | None) -> tuple[str | None, tuple[float, float]]:
+    """("benchmark" | "div2k" | None, (scale of rows, scale of columns)) of an `eval_type`.
+
+    Raises:
+        ConfigError: it is neither None nor of the form `div2k-S` or `benchmark-S`.
+    """
+    if eval_type is None:
+        return None, (1.0, 1.0)
+    number = r"[0-9]+(?:\.[0-9]+)?"
+    match = re.fullmatch(rf"(div2k|benchmark)-({number})(?:x({number}))?", eval_type)
+    scales = [float(text) for text in match.groups()[1:] if text] if match else [0.0]
+    if match is None or min(scales) <= 0:
+        raise ConfigError(
+            f"eval_type: {eval_type!r} given; allowed: none, div2k-S or benchmark-S, "
+            "S a scale such as 4, 2.5 or 2x3.5 (rows x columns)"
+        )
+    return match[1], (scales[0], scales[-1])
+
+
+def eval_type_problems(eval_type: str | None) -> Iterator[str]:
+    try:
+        parse_eval_type(eval_type)
+    except ConfigError as error:
+        yield str(error)
+
+
+def read_train_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> TrainConfig:
+    """The checked configuration of a training run.
+
+    Args:
+        source: a YAML file, or what one holds.
+        overrides: `KEY.PATH=VALUE` texts, as given to `--set`.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    return read_config(TrainConfig, source, overrides)
+
+
+def read_test_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> TestConfig:
+    """The checked configuration of a test; arguments and errors as `read_train_config`."""
+    return read_config(TestConfig, source, overrides)
+
+
+def read_config(cls: Any, source: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    is_file = isinstance(source, (str, Path))
+    raw = load_yaml(Path(source)) if is_file else copy.deepcopy(dict(source))  # type: ignore[arg-type]
+    apply_overrides(raw, overrides)
+    problems: list[str] = []
+    config = read_dataclass(cls, raw, "", problems)
+    if problems:
+        where = f"{source}: " if is_file else "configuration: "
+        raise ConfigError(where + problem_text(problems))
+    return config
+
+
+def problem_text(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems" + "".join(f"\n  {problem}" for problem in problems)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """What a YAML file holds, read without building any Python object.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not keys with values.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        count = count_values(raw)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: no YAML ({yaml_reason(error)})") from error
+    if count > MAX_VALUES:
+        raise ConfigError(f"{path}: holds {count} values; allowed: up to {MAX_VALUES}")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: {show(raw)} given; allowed: keys with values")
+    return raw
+
+
+def yaml_reason(error: Exception) -> str:
+    """The gist of a YAML error in one line."""
+    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1} column {mark.column + 1}" if mark is not None else ""
+    return " ".join(str(problem).split()) + where
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set values by their dotted paths: `optimizer.args.lr=1e-3`, `train_dataset.batch_size=8`.
+
+    Steps of a path that do not exist are made; a step into a list is its index.
+
+    Raises:
+        ConfigError: no `=`, a path that leads through a value, or a value that is no YAML.
+    """
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        keys = path.split(".")
+        if not separator or not all(keys):
+            raise ConfigError(f"--set: {override!r} given; allowed: KEY.PATH=VALUE")
+        try:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {path}: no YAML ({yaml_reason(error)})") from error
+        place: Any = raw
+        for key in keys[:-1]:
+            place = step_into(place, key, path)
+        set_item(place, keys[-1], value, path)
+
+
+def step_into(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, dict):
+        if place.get(key) is None:
+            place[key] = {}
+        return place[key]
+    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+        return place[int(key)]
+    raise ConfigError(f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration")
+
+
+def set_item(place: Any, key: str, value: Any, path: str) -> None:
+    if isinstance(place, dict):
+        place[key] = value
+    elif isinstance(place, list) and key.isdigit() and int(key) < len(place):
+        place[int(key)] = value
+    else:
+        raise ConfigError(
+            f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration"
+        )
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain dictionaries and lists: what its YAML file would hold."""
+    return plain(dataclasses.asdict(config))
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,189 @@
+"""Several processes as one run: torch.distributed under torchrun, or started from `--gpu 0,1`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.runtime import choose_device, parse_gpu, say
+from utils import ConfigError, DataError, UserError
+
+TIMEOUT = timedelta(minutes=15)
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Socket")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor added up over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, in order of rank."""
+        values: list[Any] = [value]
+        if self.count > 1:
+            values = [None] * self.count
+            dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What the main process makes, on every process. Its failure ends all; it reports it."""
+        if self.count == 1:
+            return make()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = make()
+            except (ConfigError, DataError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise self.common(outcome[1])
+        return outcome[0]
+
+    def common(self, error: UserError) -> BaseException:
+        """What to raise for an error that all processes have met: one of them reports it."""
+        return error if self.is_main else SystemExit(error.exit_code)
+
+
+def process_count() -> int:
+    """How many processes torchrun has started for this run; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_rank() -> int:
+    """Which of them this is; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def start(gpu: str | None) -> tuple[Processes, torch.device]:
+    """Join the run that torchrun has started, or be a run of one process.
+
+    Returns:
+        This process, and the device it computes on: its share of `gpu`, or of all there are.
+    """
+    count = process_count()
+    if count == 1:
+        return Processes(), choose_device(gpu)
+    processes = Processes(rank=process_rank(), count=count)
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    numbers = parse_gpu(gpu)
+    if torch.cuda.is_available():
+        if numbers and local >= len(numbers):
+            raise ConfigError(f"--gpu: {gpu!r} given to {local + 1} processes; allowed: one each")
+        number = numbers[local] if numbers else local
+        device = choose_device(str(number))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        if numbers and processes.is_main:
+            say(f"--gpu {gpu}: there is no CUDA here; running {count} processes on the CPU")
+    try:
+        store, _, _ = next(dist.rendezvous("env://", processes.rank, count, timeout=TIMEOUT))
+        # After a restart torchrun's store still holds the addresses of processes that are gone.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"attempt-{attempt}", store),
+            rank=processes.rank,
+            world_size=count,
+            timeout=TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the {count} processes can't find each other ({reason})") from error
+    return processes, device
+
+
+def stop() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def parallel(model: nn.Module, device: torch.device, count: int, accumulate: int) -> nn.Module:
+    """The model, its gradients averaged over the processes while they are computed."""
+    if count == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        # The same graph in every step; but then gradients can't wait for later micro-batches.
+        static_graph=accumulate == 1,
+    )
+
+
+def peer_problem(error: RuntimeError) -> DataError | None:
+    """The one line for a process that ends because another one has; None for other errors."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    if not isinstance(error, dist.DistError) and not any(s in str(error) for s in LOST_PEER):
+        return None
+    return DataError(
+        "another process of this run has ended; the last checkpoint is whole, go on from it with "
+        "--resume auto"
+    )
+
+
+def wants_launch(gpu: str | None) -> bool:
+    """Whether `--gpu` asks for several processes that nobody has started yet."""
+    return len(parse_gpu(gpu)) > 1 and "WORLD_SIZE" not in os.environ
+
+
+def launch(gpu: str, script: str, arguments: Sequence[str]) -> int:
+    """Run a script once per device of `--gpu` on this machine, as torchrun would.
+
+    Returns:
+        The exit code of the run.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    count = len(parse_gpu(gpu))
+    if torch.cuda.is_available():
+        choose_device(gpu)  # refuses a device that is not there, once instead of once per process
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", script, *arguments)
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        # A process that a signal ended has a negative code; its peers' lines say what happened.
+        return max((code for code in codes if code > 0), default=1)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0

@@ -1,0 +1,285 @@
+"""Metrics of a model, or of a plain resizer, over a loader of batches.
+
+A batch is {inp (B, 3, h, w), coord (B, Q, 2), cell (B, Q, 2), gt (B, Q, 3)}, all float32, colours
+in [0, 1]. Its queries are either all pixels of a picture in row-major order ("whole"), as for
+tests, or a sample of them, as for validation during training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import utils
+from engine import baselines
+from engine.config import DataNorm, Norm
+from engine.loading import checked
+from engine.metrics import EvalType, make_measures
+from engine.runtime import autocast
+from utils import ConfigError
+
+BATCH_KEYS = ("inp", "coord", "cell", "gt")
+Batch = Mapping[str, Tensor]
+Picture = Tensor  # (3, H, W) in [0, 1]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The figures of one picture; `values` by metric, None where the picture is too small."""
+
+    index: int
+    values: dict[str, float | None]
+    lr_size: tuple[int, int]
+    size: tuple[int, int]
+
+
+@dataclass
+class Evaluation:
+    """Figures over a loader. Sums rather than means, so that processes can add theirs up."""
+
+    psnr_sum: float = 0.0
+    count: int = 0
+    images: list[ImageResult] = field(default_factory=list)
+
+    @property
+    def psnr(self) -> float:
+        """Mean over the items; nan when there was none."""
+        return self.psnr_sum / self.count if self.count else math.nan
+
+    def mean(self, metric: str) -> float | None:
+        """Mean of a metric over the pictures that have it; None where none has."""
+        values = [image.values.get(metric) for image in self.images]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+
+def normalise(image: Tensor, norm: Norm) -> Tensor:
+    """(..., 3, h, w) in [0, 1] as the network sees it: (x - sub) / div."""
+    sub, div = (image.new_tensor(values).view(-1, 1, 1) for values in (norm.sub, norm.div))
+    return (image - sub) / div
+
+
+def denormalise(colours: Tensor, norm: Norm) -> Tensor:
+    """(..., 3), as the network gives it, back to [0, 1] and clamped there; not rounded."""
+    sub, div = (colours.new_tensor(values) for values in (norm.sub, norm.div))
+    return (colours * div + sub).clamp(0, 1)
+
+
+def query_limit(model: nn.Module, pictures: int, eval_bsize: int | None) -> int:
+    """Queries of each picture to decode at once: what the model likes best, at most eval_bsize."""
+    suited = max(1, int(getattr(model, "query_chunk", 30000)) // pictures)
+    return suited if eval_bsize is None else min(suited, eval_bsize)
+
+
+def predict(
+    model: nn.Module,
+    inp: Tensor,
+    coord: Tensor,
+    cell: Tensor,
+    eval_bsize: int | None = None,
+    self_ensemble: bool = False,
+) -> Tensor:
+    """Colours of queries, decoded chunk by chunk.
+
+    Args:
+        inp: (B, 3, h, w), normalised.
+        coord, cell: (B, Q, 2).
+        eval_bsize: the most queries per picture at once.
+        self_ensemble: mean over the eight flips and transposes of the input.
+
+    Returns:
+        (B, Q, 3) in the network's units, float32.
+    """
+    if self_ensemble:
+        results = [
+            predict(model, *turned, eval_bsize=eval_bsize) for turned in turns(inp, coord, cell)
+        ]
+        return torch.stack(results).mean(0)
+    feat = model.gen_feat(inp)  # type: ignore[operator]
+    limit = query_limit(model, len(inp), eval_bsize)
+    parts = zip(coord.split(limit, dim=1), cell.split(limit, dim=1), strict=True)
+    return torch.cat([model.query_rgb(feat, *part).float() for part in parts], dim=1)  # type: ignore[operator]
+
+
+def turns(inp: Tensor, coord: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """A question in its eight orientations: the picture turned, the queries turned with it.
+
+    The answers come in the order of the original queries and need no turning back. A transpose
+    exchanges the axes of coordinates and cells, which matters where scales differ per axis.
+    """
+    for flip_y in (1, -1):
+        for flip_x in (1, -1):
+            axes = [axis for axis, sign in ((-2, flip_y), (-1, flip_x)) if sign < 0]
+            flipped = inp.flip(axes)
+            queries = coord * coord.new_tensor([flip_y, flip_x])
+            yield flipped, queries, cell
+            yield flipped.transpose(-2, -1), queries.flip(-1), cell.flip(-1)
+
+
+def enlarge_picture(
+    model: nn.Module,
+    picture: Picture,
+    size: tuple[int, int],
+    data_norm: DataNorm,
+    *,
+    eval_bsize: int | None = None,
+    precision: str = "fp32",
+    self_ensemble: bool = False,
+) -> Picture:
+    """A whole picture at another size.
+
+    Args:
+        picture: (3, h, w) in [0, 1], on the model's device.
+        size: (height, width) of the result.
+
+    Returns:
+        (3, height, width) in [0, 1], clamped and not rounded.
+    """
+    coord = utils.make_coord(size).to(picture.device).unsqueeze(0)  # (1, height * width, 2)
+    cell = coord.new_tensor([2 / size[0], 2 / size[1]]).expand_as(coord)
+    inp = normalise(picture.unsqueeze(0), data_norm.inp)
+    with torch.inference_mode(), autocast(picture.device, precision):
+        colours = predict(model, inp, coord, cell, eval_bsize, self_ensemble)
+    return as_pictures(denormalise(colours, data_norm.gt), size)[0]
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    device: torch.device,
+    data_norm: DataNorm,
+    eval_type: str | None = None,
+    eval_bsize: int | None = None,
+    precision: str = "fp32",
+    *,
+    metrics: Sequence[str] = ("psnr",),
+    self_ensemble: bool = False,
+    pool: bool = True,
+    progress: bool = False,
+    on_picture: Callable[[int, Picture], None] | None = None,
+) -> Evaluation:
+    """Figures of a model over a loader.
+
+    Args:
+        model: in evaluation mode or not, it comes back as it was; weights on device.
+        loader: batches as above, on any device.
+        eval_type: None, `div2k-S` or `benchmark-S` (see `engine.config`), which ask for whole
+            pictures.
+        eval_bsize: the most queries per picture at once.
+        metrics: for whole pictures; names of `engine.metrics.METRICS`.
+        pool: without an eval_type, PSNR of each batch's pooled squared error also where the batch
+            holds whole pictures, as training's validation has it; then there are no `images`.
+        on_picture: called with the index and the clamped prediction of each whole picture.
+
+    Returns:
+        `psnr` is the mean over whole pictures; where queries are sampled, that of the batches'
+        pooled squared errors, weighted by batch size.
+
+    Raises:
+        ConfigError: eval_type with sampled queries, an unknown metric or precision.
+        DataError: a picture smaller than the border that is cut.
+    """
+
+    def answer(batch: Batch) -> Tensor:
+        inp = normalise(batch["inp"], data_norm.inp)
+        colours = predict(model, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
+        return denormalise(colours, data_norm.gt)
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            return _measure(answer, loader, device, eval_type, metrics, pool, progress, on_picture)
+    finally:
+        model.train(training)
+
+
+def evaluate_baseline(
+    name: str,
+    loader: Iterable[Batch],
+    eval_type: str | None = None,
+    *,
+    metrics: Sequence[str] = ("psnr",),
+    progress: bool = False,
+    on_picture: Callable[[int, Picture], None] | None = None,
+) -> Evaluation:
+    """Figures of a plain resizer over a loader of whole pictures; otherwise as `evaluate`."""
+
+    def answer(batch: Batch) -> Tensor:
+        size = whole_size(batch)
+        if size is None:
+            raise ConfigError("--baseline: whole pictures needed, but sample_q is given")
+        enlarged = [baselines.enlarge(name, to_uint8(inp), size) for inp in batch["inp"]]
+        return torch.stack([from_uint8(image).flatten(1).t() for image in enlarged])
+
+    device = torch.device("cpu")
+    return _measure(answer, loader, device, eval_type, metrics, False, progress, on_picture)
+
+
+def to_uint8(picture: Tensor) -> baselines.Image:
+    """(3, H, W) in [0, 1] as a picture of 8 bits: uint8 (H, W, 3), rounded."""
+    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def from_uint8(image: baselines.Image) -> Picture:
+    """uint8 (H, W, 3) as (3, H, W) in [0, 1]."""
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
+
+
+def whole_size(batch: Batch) -> tuple[int, int] | None:
+    """(height, width) when the queries are all pixels of a grid in order; None otherwise."""
+    height, width = utils.grid_size(batch["cell"])
+    coord = batch["coord"]
+    if height * width != coord.shape[1]:
+        return None
+    grid = utils.make_coord((height, width)).to(coord)
+    return (height, width) if torch.allclose(coord, grid.expand_as(coord), atol=1e-5) else None
+
+
+def _measure(
+    answer: Callable[[Batch], Tensor],
+    loader: Iterable[Batch],
+    device: torch.device,
+    eval_type: str | None,
+    metrics: Sequence[str],
+    pool: bool,
+    progress: bool,
+    on_picture: Callable[[int, Picture], None] | None,
+) -> Evaluation:
+    kind = EvalType.parse(eval_type)
+    wanted = ["psnr", *(name for name in metrics if name != "psnr")]
+    measures = {name: make(kind) for name, make in make_measures(wanted, device).items()}
+    result = Evaluation()
+    bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
+    for batch in bar:
+        batch = checked(batch)
+        batch = {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS}
+        size = whole_size(batch)
+        if size is None and kind.dataset is not None:
+            raise ConfigError(f"eval_type: {eval_type} needs whole pictures; leave out sample_q")
+        colours, truth = answer(batch), batch["gt"]
+        if size is None or (pool and kind.dataset is None):
+            result.psnr_sum += float(utils.calc_psnr(colours, truth)) * len(truth)
+            result.count += len(truth)
+        else:
+            pictures, truths = as_pictures(colours, size), as_pictures(truth, size)
+            for picture, other in zip(pictures, truths, strict=True):
+                values = {name: measure(picture, other) for name, measure in measures.items()}
+                lr_size = (batch["inp"].shape[-2], batch["inp"].shape[-1])
+                result.images.append(ImageResult(result.count, values, lr_size, size))
+                if on_picture is not None:
+                    on_picture(result.count, picture)
+                result.psnr_sum += values["psnr"] or 0.0
+                result.count += 1
+        bar.set_postfix_str(f"psnr {result.psnr:.4f}", refresh=False)
+    return result
+
+
+def as_pictures(colours: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H*W, 3) in row-major order -> (B, 3, H, W)."""
+    return colours.unflatten(1, size).permute(0, 3, 1, 2)

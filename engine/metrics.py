@@ -1,0 +1,208 @@
+"""Figures of one picture: PSNR and SSIM by the protocol, LPIPS and DISTS by their packages.
+
+All of them look at predictions clamped to [0, 1] and not rounded to 8 bits, inside the same border.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import utils
+from engine.config import parse_eval_type
+from utils import ConfigError, DataError
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+BORDER_EXTRA = {"benchmark": 0, "div2k": 6}
+METRICS = ("psnr", "ssim", "lpips", "dists")
+# Metric -> the package that brings it, by its import name and its name on the index.
+PACKAGES = {"lpips": ("lpips", "lpips"), "dists": ("DISTS_pytorch", "dists-pytorch")}
+
+Measure = Callable[[Tensor, Tensor], float | None]
+
+
+@dataclass(frozen=True)
+class EvalType:
+    """What is compared: colours, and the border that is cut (protocol of the paper, section 4).
+
+    dataset is None (RGB, nothing cut), "div2k" (RGB, scale + 6) or "benchmark" (luma, scale);
+    scale holds one factor for rows and one for columns.
+    """
+
+    dataset: str | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    @classmethod
+    def parse(cls, text: str | None) -> EvalType:
+        """Of the configuration's `eval_type`; ConfigError where it can't be meant."""
+        return cls(*parse_eval_type(text))
+
+    @property
+    def border(self) -> tuple[int, int]:
+        """Pixels cut at the top and bottom, at the left and right."""
+        if self.dataset is None:
+            return 0, 0
+        extra = BORDER_EXTRA[self.dataset]
+        return math.ceil(self.scale[0]) + extra, math.ceil(self.scale[1]) + extra
+
+    @property
+    def colour(self) -> str:
+        return "Y of the difference" if self.dataset == "benchmark" else "RGB"
+
+    def __str__(self) -> str:
+        return "none" if self.dataset is None else f"{self.dataset}-{scale_text(self.scale)}"
+
+
+def scale_text(scale: Sequence[float]) -> str:
+    """(2.0, 2.0) -> "2", (2.0, 3.5) -> "2x3.5" (rows x columns)."""
+    rows, columns = (f"{factor:g}" for factor in scale)
+    return rows if rows == columns else f"{rows}x{columns}"
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    """ "3.7" or "2x3.5" (rows x columns) as two factors.
+
+    Raises:
+        ConfigError: not one or two finite numbers of at least 1.
+    """
+    parts = text.lower().split("x")
+    try:
+        factors = [float(part) for part in parts]
+    except ValueError:
+        factors = []
+    if len(factors) not in (1, 2) or not all(math.isfinite(f) and f >= 1 for f in factors):
+        raise ConfigError(
+            f"scale: {text!r} given; allowed: a number of at least 1, or ROWSxCOLUMNS as in 2x3.5"
+        )
+    return factors[0], factors[-1]
+
+
+def calc_ssim(sr: Tensor, hr: Tensor, eval_type: EvalType | None = None) -> float | None:
+    """Structural similarity of the luma (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5.
+
+    Args:
+        sr, hr: (3, H, W) or (1, H, W) in [0, 1].
+        eval_type: decides the border that is cut; none of it when absent.
+
+    Returns:
+        Mean over all windows that lie wholly inside; None where there is no such window.
+    """
+    border_y, border_x = (eval_type or EvalType()).border
+    height, width = sr.shape[-2:]
+    if min(height - 2 * border_y, width - 2 * border_x) < SSIM_WINDOW:
+        return None
+    inside = (slice(border_y, height - border_y), slice(border_x, width - border_x))
+    x, y = _luma(sr)[inside], _luma(hr)[inside]
+    moments = _blur(torch.stack([x, y, x * x, y * y, x * y]))
+    mean_x, mean_y, square_x, square_y, product = moments.unbind(0)
+    variances = square_x - mean_x**2 + square_y - mean_y**2
+    covariance = product - mean_x * mean_y
+    stable_mean, stable_variance = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + stable_mean) / (mean_x**2 + mean_y**2 + stable_mean)
+    structure = (2 * covariance + stable_variance) / (variances + stable_variance)
+    return float((luminance * structure).mean())
+
+
+def _luma(image: Tensor) -> Tensor:
+    """Luma (H, W) of a picture (C, H, W) in [0, 1], in the widest floats that the device has."""
+    image = image.to(torch.float32 if image.device.type == "mps" else torch.float64)
+    if image.shape[0] == 1:
+        return image[0]
+    weights = image.new_tensor(utils.LUMA_WEIGHTS).view(3, 1, 1)
+    return (image * weights).sum(0) + 16 / 255
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Gaussian means of all windows inside: (N, H, W) -> (N, H - 10, W - 10)."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
+    weights = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    for axis in (1, 2):
+        length = images.shape[axis] - SSIM_WINDOW + 1
+        taps = (weights / weights.sum()).tolist()
+        total = torch.zeros_like(images.narrow(axis, 0, length))
+        for shift, weight in enumerate(taps):
+            total.add_(images.narrow(axis, shift, length), alpha=weight)
+        images = total
+    return images
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that is no metric."""
+    for name in names:
+        if name not in METRICS:
+            near = utils.nearest_name(name, METRICS)
+            hint = f" (did you mean {near!r}?)" if near else ""
+            raise ConfigError(f"metrics: {name!r} given; allowed: {', '.join(METRICS)}{hint}")
+
+
+def make_measures(names: Sequence[str], device: torch.device) -> dict[str, Callable[..., Measure]]:
+    """The named metrics, each as a function of an EvalType that gives the measure.
+
+    A measure takes prediction and truth, (3, H, W) in [0, 1] on device, and gives a number, or
+    None where the picture is too small for it.
+
+    Raises:
+        ConfigError: an unknown name, or a package that is not there.
+        DataError: the package's weights can't be had.
+    """
+    check_metrics(names)
+    measures: dict[str, Callable[..., Measure]] = {}
+    for name in names:
+        if name == "psnr":
+            measures[name] = _psnr_measure
+        elif name == "ssim":
+            measures[name] = lambda eval_type: lambda sr, hr: calc_ssim(sr, hr, eval_type)
+        else:
+            measures[name] = _learned_measure(name, device)
+    return measures
+
+
+def _psnr_measure(eval_type: EvalType) -> Measure:
+    def measure(sr: Tensor, hr: Tensor) -> float:
+        return float(utils.calc_psnr(sr, hr, eval_type.dataset, eval_type.scale))
+
+    return measure
+
+
+def _learned_measure(name: str, device: torch.device) -> Callable[..., Measure]:
+    """LPIPS (AlexNet, version 0.1) or DISTS, from the authors' packages; lower is better."""
+    module_name, package = PACKAGES[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"metrics: {name} needs a package that is not installed: pip install {package}"
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the packages use older names of torchvision
+            lpips = name == "lpips"
+            network = module.LPIPS(net="alex", verbose=False) if lpips else module.DISTS()
+    except (OSError, RuntimeError) as error:  # the backbone's weights are fetched at first use
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"metrics: the weights of {name} can't be loaded ({reason})") from error
+    network = network.to(device).eval()
+
+    def of_type(eval_type: EvalType) -> Measure:
+        border_y, border_x = eval_type.border
+
+        @torch.no_grad()
+        def measure(sr: Tensor, hr: Tensor) -> float | None:
+            height, width = sr.shape[-2:]
+            inside = (..., slice(border_y, height - border_y), slice(border_x, width - border_x))
+            pair = torch.stack([sr, hr])[inside].float()  # (2, 3, h, w)
+            if min(pair.shape[-2:]) < 32:  # the networks halve the size up to five times
+                return None
+            pair = pair * 2 - 1 if name == "lpips" else pair
+            return float(network(pair[:1], pair[1:]))
+
+        return measure
+
+    return of_type

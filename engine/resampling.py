@@ -1,0 +1,54 @@
+"""Plain resizing of any part of a picture, in bands of rows: alpha channels and comparisons."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from engine.tiling import Grid, Span
+
+# Name -> Pillow's filter, and its radius in pixels of the coarser grid.
+FILTERS = {
+    "nearest": (Image.Resampling.NEAREST, 1),
+    "bicubic": (Image.Resampling.BICUBIC, 2),
+    "lanczos": (Image.Resampling.LANCZOS, 3),
+}
+
+
+def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicubic") -> np.ndarray:
+    """Rows of a grid as Pillow's resize makes them, antialiased where it shrinks.
+
+    Args:
+        pixels: (H, W, C), uint8 or uint16; channels are resized each for itself.
+        grid: over these pixels.
+        rows: which of its rows.
+        kind: one of FILTERS.
+
+    Returns:
+        (rows, grid.width, C) of the dtype of pixels.
+    """
+    resample, radius = FILTERS[kind]
+    top, left, bottom, right = grid.area
+    step = (bottom - top) / grid.height
+    first, last = top + rows[0] * step, top + rows[1] * step
+    # Only the rows that the filter reaches: what is outside them has no part in the result.
+    reach = math.ceil(radius * max(1.0, step)) + 1
+    low = max(0, math.floor(first) - reach)
+    high = min(pixels.shape[0], math.ceil(last) + reach)
+    size = (grid.width, rows[1] - rows[0])
+    box = (left, first - low, right, min(last, high) - low)
+    # Pillow rounds 8 bits between its two passes, whose order depends on the part asked for: only
+    # a whole picture is Pillow's own. Bands are filtered as numbers with fractions, and so agree
+    # with each other.
+    exact = pixels.dtype == np.uint8 and rows == (0, grid.height)
+    channels = []
+    for channel in range(pixels.shape[2]):
+        plane = pixels[low:high, :, channel]
+        plane = plane if exact else plane.astype(np.float32)
+        resized = np.asarray(Image.fromarray(plane).resize(size, resample, box=box))
+        if not exact:
+            resized = resized.round().clip(0, np.iinfo(pixels.dtype).max)
+        channels.append(resized.astype(pixels.dtype))
+    return np.stack(channels, axis=-1)

@@ -1,0 +1,113 @@
+"""Where and how things run: device, precision, messages, and how a script ends."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+
+from utils import ConfigError, UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def say(message: str) -> None:
+    """One line for the user, beside the results: to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines whose complaints are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def parse_gpu(gpu: str | None) -> list[int]:
+    """The device numbers of `--gpu 0,1`; none when absent.
+
+    Raises:
+        ConfigError: anything but numbers, or one twice.
+    """
+    if gpu is None:
+        return []
+    parts = [part.strip() for part in gpu.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"--gpu: {gpu!r} given; allowed: device numbers such as 0 or 0,1")
+    return [int(part) for part in parts]
+
+
+def choose_device(gpu: str | None = None) -> torch.device:
+    """The first device named by `--gpu`; without it CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: no such CUDA device. Where there is no CUDA at all, the CPU and a line of it.
+    """
+    numbers = parse_gpu(gpu)
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        for number in numbers:
+            if number >= count:
+                raise ConfigError(f"--gpu: {gpu!r} given; allowed: 0 to {count - 1}")
+        return torch.device("cuda", numbers[0] if numbers else int(os.environ.get("LOCAL_RANK", 0)))
+    if numbers:
+        say(f"--gpu {gpu}: there is no CUDA here; running on the CPU")
+        return torch.device("cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Raises ConfigError where the device can't compute in this precision."""
+    if precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise ConfigError(f"precision: {precision!r} given; allowed: {allowed}")
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError(f"precision: fp16 needs CUDA; allowed on {device.type}: fp32, bf16")
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """Context in which matrix products run in `precision`: "fp32", "bf16" or "fp16"."""
+    check_precision(device, precision)
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's main function and end the process with its exit code.
+
+    A user's mistake ends in one line and code 1 or 2 instead of a traceback; an interruption that
+    nothing else took care of in code 130.
+    """
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except torch.cuda.OutOfMemoryError as error:
+        say(f"error: the GPU's memory is full ({str(error).split('.')[0]}); try smaller batches")
+        sys.exit(1)
+    except MemoryError as error:
+        say(f"error: the memory is full ({str(error) or 'no details'}); try smaller sizes")
+        sys.exit(1)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        details = str(error).split("Allocator: ")[-1].split(". ")[0]
+        say(f"error: the memory is full ({details}); try smaller sizes")
+        sys.exit(1)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        say(f"error: {name}{error.strerror or error}")
+        sys.exit(1)

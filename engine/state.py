@@ -1,0 +1,251 @@
+"""Everything that changes while a run goes on, to and from a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor, nn
+
+import models
+from engine.checkpoint import check_answers, load_checkpoint
+from engine.config import OptimizerConfig, TrainConfig, config_dict
+from registry import show
+from utils import DataError, UserError
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+@dataclass
+class TrainState:
+    """A run between two steps.
+
+    Attributes:
+        epoch: finished epochs, validation included.
+        position: steps done in the epoch after those.
+        step: steps done in all.
+        loss_sum, items: of the current epoch, for its mean loss.
+        skipped: broken photographs replaced in the current epoch.
+        best: highest validation PSNR so far.
+        seconds: spent on the run, over all its sittings.
+        data: fingerprint of the files of each data set.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: nn.Module | None = None
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    items: int = 0
+    skipped: int = 0
+    best: float | None = None
+    seconds: float = 0.0
+    data: dict[str, str] = field(default_factory=dict)
+
+    COUNTERS = ("epoch", "position", "step", "loss_sum", "items", "skipped", "best", "seconds")
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is validated, as it would be tested: the average where one is kept."""
+        return self.model if self.ema is None else self.ema
+
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards the current ones.
+
+        Early on the average is over fewer steps than decay asks for, or it would remember the
+        random weights of the beginning.
+        """
+        if self.ema is None:
+            return
+        keep = min(decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(averages, weights, 1 - keep)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the latest step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def checkpoint(self, config: TrainConfig) -> dict[str, Any]:
+        """All of it, the published keys first."""
+        return {
+            "model": {**plain_spec(config.model), "sd": self.model.state_dict()},
+            "optimizer": {
+                "name": config.optimizer.name,
+                "args": dict(config.optimizer.args),
+                "sd": portable(self.optimizer.state_dict()),
+            },
+            **{name: getattr(self, name) for name in self.COUNTERS},
+            "scheduler": {"step": self.step, "lr": self.lr},
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "rng": random_states(),
+            "config": config_dict(config),
+            "data": self.data,
+            "versions": versions(),
+        }
+
+    def restore(self, checkpoint: Mapping[str, Any], path: Path, steps_per_epoch: int) -> None:
+        """Go on from a checkpoint, ours or a published one.
+
+        Raises:
+            DataError: something in it does not fit this run.
+        """
+        try:
+            load_state(self.model, checkpoint["model"]["sd"])
+            if self.ema is not None:
+                average = checkpoint.get("ema")
+                load_state(self.ema, checkpoint["model"]["sd"] if average is None else average)
+            load_optimizer(self.optimizer, checkpoint["optimizer"]["sd"])
+            if checkpoint.get("scaler"):
+                self.scaler.load_state_dict(checkpoint["scaler"])
+            for name in self.COUNTERS:
+                if name in checkpoint:
+                    setattr(self, name, count_or_sum(name, checkpoint[name], getattr(self, name)))
+            if "step" not in checkpoint:
+                self.step = self.epoch * steps_per_epoch
+            if "rng" in checkpoint:
+                restore_random_states(checkpoint["rng"])
+        except UserError as error:
+            raise DataError(f"{path}: {' '.join(str(error).split())}") from error
+        except Exception as error:  # values of a damaged or foreign file make torch raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            if isinstance(error, KeyError):
+                reason = f"it has no {error}"
+            raise DataError(f"{path}: can't be resumed from ({reason})") from error
+
+
+def count_or_sum(name: str, value: Any, fresh: Any) -> Any:
+    """A counter of a checkpoint, if it can be one; `fresh` is what a fresh run has there."""
+    if fresh is None and value is None:
+        return None
+    kinds = (int,) if isinstance(fresh, int) else (int, float)
+    if not isinstance(value, kinds) or (kinds == (int,) and not 0 <= value < 2**63):
+        raise ValueError(f"its {name} is {show(value)}")
+    return value
+
+
+def make_state(config: TrainConfig, device: torch.device) -> TrainState:
+    """A run before its first step, the weights drawn from the configuration's seed.
+
+    Raises:
+        DataError: weights of `init` that can't be read or do not fit.
+    """
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    random.seed(config.seed)
+    model = models.make(config.model)
+    check_answers(model, config.model["name"])
+    if config.init is not None:
+        load_init(model, Path(config.init))
+    model = model.to(device).train()
+    scaled = config.precision == "fp16" and device.type == "cuda"
+    return TrainState(
+        model=model,
+        optimizer=make_optimizer(model, config.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=scaled),
+        ema=copy.deepcopy(model).eval() if config.ema_decay is not None else None,
+    )
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser over all parameters, frozen ones too: so the published code numbers them."""
+    return OPTIMIZERS[config.name](model.parameters(), **config.args, fused=True)
+
+
+def load_init(model: nn.Module, path: Path) -> None:
+    """Start from the weights of a checkpoint: its average where it holds one."""
+    checkpoint = load_checkpoint(path)
+    weights = checkpoint["model"]["sd"] if checkpoint.get("ema") is None else checkpoint["ema"]
+    try:
+        load_state(model, weights)
+    except UserError as error:
+        raise DataError(f"init: {path}: {error}") from error
+
+
+def load_state(model: nn.Module, weights: Any) -> None:
+    models.models.load_weights(model, weights, type(model).__name__)
+
+
+def plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's specification without weights."""
+    return {"name": spec["name"], "args": copy.deepcopy(dict(spec.get("args") or {}))}
+
+
+def portable(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state without how this machine computes it."""
+    groups = [{**group, "fused": None, "foreach": None} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take an optimiser's state, but keep how this machine computes it and what this run set."""
+    own = optimizer.state_dict()
+    groups = [
+        {**group, "params": saved["params"]}
+        for group, saved in zip(own["param_groups"], state["param_groups"], strict=True)
+    ]
+    shapes = {
+        index: parameter.shape
+        for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+        for index, parameter in zip(saved["params"], group["params"], strict=True)
+    }
+    for index, entry in state["state"].items():
+        for name, value in entry.items():
+            if value is None and name == "momentum_buffer":
+                continue
+            if name == "step" and isinstance(value, (int, float)):  # torch before 1.12
+                continue
+            shape = torch.Size() if name == "step" else shapes[index]
+            if not isinstance(value, Tensor) or value.shape != shape:
+                raise ValueError(f"the optimiser's {name} of parameter {index} has another shape")
+    if len({frozenset(entry) for entry in state["state"].values()}) > 1:
+        raise ValueError("the optimiser's state is not the same for all parameters")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def random_states() -> dict[str, Any]:
+    """The states of all generators, as tensors and plain values."""
+    legacy = np.random.get_state(legacy=False)
+    assert isinstance(legacy, dict)
+    inner = legacy["state"]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": {
+            **legacy,
+            "state": {"key": torch.from_numpy(inner["key"].astype(np.int64)), "pos": inner["pos"]},
+        },
+        "python": random.getstate(),
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count() and states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    numbers = states["numpy"]
+    key = numbers["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**numbers, "state": {"key": key, "pos": numbers["state"]["pos"]}})
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def versions() -> dict[str, str]:
+    return {"torch": str(torch.__version__), "numpy": np.__version__, "pillow": PIL.__version__}

@@ -1,0 +1,153 @@
+"""Pictures that a suite leaves behind: predictions, comparisons, and PSNR against scale."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.images import write_rgb
+from engine.drawing import Line, line_chart
+from engine.evaluation import Picture, to_uint8
+from engine.metrics import parse_scale, scale_text
+from engine.panels import Shown, comparison_panel, with_resizers
+from engine.suite_data import Scale, SuiteData
+from engine.suites import Comparison, Method
+from engine.tables import published_values
+from utils import DataError
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 (H, W, 3), its folder made where need be.
+
+    Raises:
+        DataError: it can't be written.
+    """
+    make_folder(path.parent)
+    write_rgb(path, pixels)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises DataError where it can't be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be made ({error.strerror})") from error
+
+
+def save_picture(path: Path, picture: Picture) -> None:
+    """Write a prediction (3, H, W) in [0, 1], rounded to 8 bits; errors as `save_png`."""
+    save_png(path, to_uint8(picture))
+
+
+def file_part(text: str) -> str:
+    """A text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "unnamed"
+
+
+class SuitePictures:
+    """Where the pictures go; either folder may be None.
+
+    `save_images`/METHOD/SUITE/xS/NAME.png holds predictions, `panels`/SUITE-xS-NAME.png
+    comparisons, and `panels`/SUITE-psnr.png the chart.
+    """
+
+    def __init__(
+        self, save_images: Path | None, panels: Path | None, methods: Sequence[Method]
+    ) -> None:
+        self.save_images, self.panels = save_images, panels
+        self.labels = [method.label for method in methods]
+        for folder in (save_images, panels):
+            if folder is not None:
+                make_folder(folder)
+
+    def wants(self, suite: SuiteData, name: str, scale: Scale) -> bool:
+        """Whether a file of this photograph at this scale is still missing."""
+        files = [self.image_path(suite, name, scale, label) for label in self.labels]
+        files.append(self.panel_path(suite, name, scale))
+        return any(file is not None and not file.exists() for file in files)
+
+    def image_path(self, suite: SuiteData, name: str, scale: Scale, label: str) -> Path | None:
+        if self.save_images is None:
+            return None
+        folder = self.save_images / file_part(label) / file_part(suite.name)
+        return folder / f"x{scale_text(scale)}" / f"{Path(name).stem}.png"
+
+    def panel_path(self, suite: SuiteData, name: str, scale: Scale) -> Path | None:
+        if self.panels is None:
+            return None
+        return self.panels / f"{file_part(suite.name)}-x{scale_text(scale)}-{Path(name).stem}.png"
+
+    def add(self, comparison: Comparison) -> None:
+        """Write what belongs to it."""
+        suite, name, scale = comparison.suite, comparison.name, comparison.scale
+        for label, picture in comparison.pictures.items():
+            path = self.image_path(suite, name, scale, label)
+            if path is not None:
+                save_picture(path, picture)
+        panel = self.panel_path(suite, name, scale)
+        if panel is not None:
+            save_png(panel, panel_of(comparison))
+
+    def charts(
+        self, suites: Sequence[SuiteData], methods: Sequence[Method], records: list[dict[str, Any]]
+    ) -> None:
+        """PSNR against scale, a chart per data set with at least two scales."""
+        assert self.panels is not None
+        for suite in suites:
+            mine = [record for record in records if record["suite"] == suite.name]
+            scales = list(dict.fromkeys(record["scale"] for record in mine))
+            if len(scales) > 1:
+                chart = scale_chart(suite, scales, methods, mine)
+                save_png(self.panels / f"{file_part(suite.name)}-psnr.png", chart)
+
+
+def panel_of(comparison: Comparison) -> np.ndarray:
+    """The panel of one photograph at one scale, uint8 (height, width, 3)."""
+    suite, scale = comparison.suite, comparison.scale
+    shown = [
+        Shown(label, to_uint8(picture), f"{comparison.records[label]['values']['psnr']:.2f} dB")
+        for label, picture in comparison.pictures.items()
+    ]
+    low, truth = comparison.low, comparison.truth
+    everything = with_resizers(low, truth, shown, suite.eval_type(scale))
+    title = f"{suite.title}, {comparison.name}, x{scale_text(scale)}"
+    return comparison_panel(title, low, truth, everything)
+
+
+def scale_chart(
+    suite: SuiteData,
+    scales: Sequence[str],
+    methods: Sequence[Method],
+    records: list[dict[str, Any]],
+) -> np.ndarray:
+    """Mean PSNR of each method over the scales, published figures as rings; uint8 (H, W, 3).
+
+    A scale that differs per axis stands at the root of the product.
+    """
+    places = {}
+    for scale in scales:
+        rows, columns = parse_scale(scale)
+        places[scale] = (rows * columns) ** 0.5
+    # Models have the first colours: a plain resizer added to the comparison changes none.
+    ordered = sorted(methods, key=lambda method: method.key.startswith("baseline:"))
+    lines = []
+    for method in ordered:
+        points = []
+        for scale in scales:
+            values = [
+                record["values"]["psnr"]
+                for record in records
+                if record["method"] == method.label and record["scale"] == scale
+            ]
+            points.append((places[scale], sum(values) / len(values)))
+        published = zip(scales, published_values(suite.name, method.row, scales), strict=True)
+        rings = [(places[scale], value) for scale, value in published if value is not None]
+        lines.append(Line(method.label, tuple(sorted(points)), tuple(rings)))
+    kind = suite.eval_type((1, 1))
+    cut = "scale + 6" if suite.kind == "div2k" else "scale"
+    subtitle = f"PSNR in dB of {kind.colour}, border of {cut} pixels cut"
+    return np.asarray(line_chart(suite.title, subtitle, lines, "scale", "published"))

@@ -1,0 +1,172 @@
+"""Tables of figures, ours beside the published ones, as text and as Markdown."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAPER_TABLES = Path(__file__).with_name("paper_tables.json")
+DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "dists": 4}
+TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM (Y)", "lpips": "LPIPS (lower is better)"}
+TITLES["dists"] = "DISTS (lower is better)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. kind: "ours", "published", "difference" or "context"."""
+
+    label: str
+    kind: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures of one data set in one metric: a column per scale."""
+
+    title: str
+    notes: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def text(self) -> str:
+        """For a terminal."""
+        labels = [
+            ("  " if row.kind in ("published", "difference") else "") + row.label
+            for row in self.rows
+        ]
+        first = max([len("method"), *(len(label) for label in labels)])
+        cells = [self.columns, *(row.cells for row in self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(self.columns))]
+
+        def line(label: str, values: Sequence[str]) -> str:
+            padded = (value.rjust(width) for value, width in zip(values, widths, strict=True))
+            return "  ".join([label.ljust(first), *padded]).rstrip()
+
+        body = [line(label, row.cells) for label, row in zip(labels, self.rows, strict=True)]
+        head = line("method", self.columns)
+        return "\n".join([self.title, *self.notes, head, "-" * len(head), *body])
+
+    def markdown(self) -> str:
+        """For a README."""
+        lines = [f"**{self.title}**", "", *(f"{note}  " for note in self.notes), ""]
+        lines.append("| " + " | ".join(["method", *self.columns]) + " |")
+        lines.append("| --- |" + " ---: |" * len(self.columns))
+        marks = {"ours": "**", "published": "", "difference": "", "context": "*"}
+        for row in self.rows:
+            mark = marks[row.kind]
+            indent = "&emsp;" if row.kind in ("published", "difference") else ""
+            lines.append("| " + " | ".join([f"{indent}{mark}{row.label}{mark}", *row.cells]) + " |")
+        return "\n".join(lines)
+
+
+@functools.cache
+def paper_tables() -> dict[str, Any]:
+    """Published PSNR by suite: `scales`, `rows` (null where none is known) and `sources`."""
+    return json.loads(PAPER_TABLES.read_text(encoding="utf-8"))
+
+
+def published_values(suite: str, row: str | None, scales: Sequence[str]) -> list[float | None]:
+    """A published row at these scales (texts such as "4" or "2x3.5"); None where unknown."""
+    table = paper_tables().get(suite, {"scales": [], "rows": {}})
+    values = table["rows"].get(row) or [None] * len(table["scales"])
+    known = dict(zip((f"{scale:g}" for scale in table["scales"]), values, strict=True))
+    return [known.get(scale) for scale in scales]
+
+
+def paper_row(spec: Mapping[str, Any]) -> str | None:
+    """The row of the paper's tables that a model's specification {name, args} belongs to, if any.
+
+    Widths and depths other than the published ones belong to none.
+    """
+    args = spec.get("args", {})
+    encoder = args.get("encoder_spec", {})
+    encoder_args = dict(encoder.get("args", {}))
+    encoder_args.pop("no_upsampling", None)
+    scale = encoder_args.pop("scale", None)
+    defaults: dict[str, Any] = {"n_resblocks": 16, "n_feats": 64, "res_scale": 1, "rgb_range": 1}
+    defaults |= {"G0": 64, "RDNkSize": 3, "RDNconfig": "B"}
+    name = encoder.get("name")
+    if name not in ("edsr-baseline", "rdn") or any(
+        defaults.get(key, value) != value for key, value in encoder_args.items()
+    ):
+        return None
+    if spec.get("name") == "metasr":
+        return f"{name}-metasr"
+    if spec.get("name") != "liif":
+        return None
+    imnet = args.get("imnet_spec")
+    if imnet is None:
+        return name if scale in (2, None) else None
+    hidden = imnet.get("args", {}).get("hidden_list")
+    switches = {"c": "cell_decode", "u": "feat_unfold", "e": "local_ensemble"}
+    variants = [key for key, switch in switches.items() if not args.get(switch, True)]
+    variants += ["d"] if hidden == [256, 256] else []
+    if len(variants) > 1 or hidden not in ([256] * 4, [256, 256]):
+        return None
+    return f"{name}-liif" + (f" (-{variants[0]})" if variants else "")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Means of one method, a value per scale, and the published row that it belongs to."""
+
+    label: str
+    row: str | None
+    values: tuple[float | None, ...]
+
+
+def make_table(
+    suite: str,
+    metric: str,
+    title: str,
+    notes: Sequence[str],
+    scales: Sequence[str],
+    methods: Sequence[Series],
+) -> Table:
+    """Each method, and for PSNR its published row and the difference; then the other rows."""
+    digits = DIGITS[metric]
+    rows: list[Row] = []
+    shown: set[str] = set()
+    for method in methods:
+        rows.append(Row(method.label, "ours", cells(method.values, digits)))
+        published = published_values(suite, method.row, scales) if metric == "psnr" else []
+        if any(value is not None for value in published):
+            shown.add(str(method.row))
+            rows.append(
+                Row(published_label(suite, method.row), "published", cells(published, None))
+            )
+            differences = [
+                None if ours is None or theirs is None else ours - theirs
+                for ours, theirs in zip(method.values, published, strict=True)
+            ]
+            rows.append(Row("difference", "difference", cells(differences, digits, sign="+")))
+    others = paper_tables().get(suite, {"rows": {}})["rows"] if metric == "psnr" else {}
+    for name in others:
+        values = published_values(suite, name, scales)
+        if name not in shown and any(value is not None for value in values):
+            label = published_label(suite, name, context=True)
+            rows.append(Row(label, "context", cells(values, None)))
+    columns = tuple(f"x{scale}" for scale in scales)
+    return Table(f"{title}, {TITLES[metric]}", tuple(notes), columns, tuple(rows))
+
+
+def published_label(suite: str, row: str | None, context: bool = False) -> str:
+    source = paper_tables()[suite]["sources"].get(row, "paper")
+    return f"{row} ({source})" if context else f"published ({source})"
+
+
+def cells(values: Sequence[float | None], digits: int | None, sign: str = "") -> tuple[str, ...]:
+    """Numbers as texts; published ones (digits None) with as many decimals as they are known to."""
+    known = [value for value in values if value is not None]
+    if digits is None:
+        digits = 2 if all(round(value, 2) == value for value in known) else 3
+    # Adding 0.0 turns what rounds to -0.0 into 0.0.
+    return tuple(
+        "-" if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+        for value in values
+    )

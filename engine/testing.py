@@ -1,0 +1,159 @@
+"""One data set of a configuration file, as `test.py --config` measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import datasets
+from engine.config import TestConfig
+from engine.distributed import Processes
+from engine.evaluation import Evaluation, Picture, evaluate, evaluate_baseline
+from engine.loading import VAL_ITEMS, Drawn, Key, collate, default_workers, ignore_signals
+from engine.metrics import EvalType
+
+LR_ORIGINS = {
+    "sr-implicit-paired": "as supplied",
+    "sr-implicit-downsampled": "PIL bicubic, made on the fly",
+    "sr-implicit-uniform-varied": "as supplied",
+}
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """What the command line adds to a configuration."""
+
+    __test__ = False  # pytest: not a test
+
+    metrics: tuple[str, ...] = ("psnr",)
+    self_ensemble: bool = False
+    progress: bool = True
+
+
+def make_wrapper(config: TestConfig) -> Any:
+    """The items of a test configuration; errors as `datasets.make`."""
+    data = datasets.make(config.test_dataset.dataset)
+    return datasets.make(config.test_dataset.wrapper, args={"dataset": data})
+
+
+def run_test(
+    config: TestConfig,
+    method: nn.Module | str,
+    device: torch.device,
+    processes: Processes,
+    settings: TestSettings,
+    on_picture: Callable[[str, Picture], None] | None = None,
+) -> tuple[Evaluation, list[str]]:
+    """Figures over all items, each item on one of the processes; the same on all of them.
+
+    Args:
+        method: a model on device, or the name of a plain resizer.
+        on_picture: called with the file name and the prediction of each whole picture.
+
+    Returns:
+        The figures, and the file names of `images` in their order.
+    """
+    wrapper = make_wrapper(config)
+    indices = list(range(processes.rank, len(wrapper), processes.count))
+    loader = test_loader(wrapper, indices, config, device)
+    names = [picture_name(wrapper, index) for index in range(len(wrapper))]
+
+    def save(position: int, picture: Picture) -> None:
+        if on_picture is not None:
+            on_picture(names[indices[position]], picture)
+
+    common: dict[str, Any] = {
+        "eval_type": config.eval_type,
+        "metrics": settings.metrics,
+        "progress": settings.progress and processes.is_main,
+        "on_picture": save,
+    }
+    if isinstance(method, str):
+        result = evaluate_baseline(method, loader, **common)
+    else:
+        result = evaluate(
+            method,
+            loader,
+            device,
+            config.data_norm,
+            eval_bsize=config.eval_bsize,
+            precision=config.precision,
+            self_ensemble=settings.self_ensemble,
+            pool=False,
+            **common,
+        )
+    return merge(result, indices, processes), names
+
+
+def merge(own: Evaluation, indices: Sequence[int], processes: Processes) -> Evaluation:
+    """The figures of all processes as one process would have had them, in the items' order."""
+    parts = processes.gather((own, list(indices)))
+    images = [(place[image.index], image) for part, place in parts for image in part.images]
+    ordered = [
+        type(image)(**{**vars(image), "index": index})
+        for index, image in sorted(images, key=lambda pair: pair[0])
+    ]
+    if ordered:
+        # Summed in the items' order, so that the number of processes leaves no trace.
+        total = sum(image.values["psnr"] or 0.0 for image in ordered)
+        return Evaluation(total, len(ordered), ordered)
+    return Evaluation(sum(p.psnr_sum for p, _ in parts), sum(p.count for p, _ in parts))
+
+
+def test_loader(
+    wrapper: Any, indices: Sequence[int], config: TestConfig, device: torch.device
+) -> DataLoader[Any]:
+    """Batches of these items; what an item draws depends on its index alone."""
+    size = config.test_dataset.batch_size
+    keys = [Key(index, 0, index) for index in indices]
+    workers = config.num_workers
+    if workers is None:
+        # On a CPU the network keeps all cores busy, and workers would only take them from it.
+        workers = default_workers() if device.type == "cuda" else 0
+    return DataLoader(
+        Drawn(wrapper, seed=0, stream=VAL_ITEMS, on_bad_image="stop"),
+        batch_sampler=[keys[start : start + size] for start in range(0, len(keys), size)],
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
+    )
+
+
+def picture_name(wrapper: Any, index: int) -> str:
+    """The file name of an item's target."""
+    names = getattr(wrapper.dataset, "names", None)
+    return Path(names(index)[-1]).name if names else f"item-{index}"
+
+
+def protocol(config: TestConfig) -> dict[str, str]:
+    """How the figures are taken, for people."""
+    kind = EvalType.parse(config.eval_type)
+    return {
+        "eval_type": str(kind),
+        "colour": kind.colour,
+        "border": "x".join(str(pixels) for pixels in kind.border),
+        "lr_source": LR_ORIGINS.get(config.test_dataset.wrapper["name"], "as the wrapper makes it"),
+        "precision": config.precision,
+    }
+
+
+def document(
+    evaluation: Evaluation, names: Sequence[str], config: TestConfig, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything for `--json`."""
+    images = [{"name": names[image.index], **asdict(image)} for image in evaluation.images]
+    metrics = list(evaluation.images[0].values) if evaluation.images else []
+    return {
+        **about,
+        "protocol": protocol(config),
+        "psnr": evaluation.psnr,
+        "means": {metric: evaluation.mean(metric) for metric in metrics},
+        "images": images,
+    }

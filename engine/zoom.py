@@ -1,0 +1,191 @@
+"""A film that glides from the whole photograph into a detail of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.encoders import to_8_bits
+from engine.enlarging import rgb
+from engine.features import FeatureSource, encode_whole
+from engine.resampling import resample_rows
+from engine.tiling import Box, Grid, render_bands
+from engine.weights import import_optional
+from utils import ConfigError, DataError
+
+Enlarge = Callable[[Grid], np.ndarray]  # pixels wanted -> uint8 (height, width, 3)
+
+FORMATS = (".mp4", ".gif")
+LONGER_SIDE = 480  # of a frame, where no resolution is asked for
+DEEPEST = 8.0  # scale of the last frame, where no box is asked for
+FRAMES, RATE = 72, 24  # and frames per second
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames of one size, and the part of the photograph that each shows, ever smaller.
+
+    resolution: (height, width) of a frame; even, as film formats want it.
+    boxes: (top, left, bottom, right) in pixels of the photograph.
+    """
+
+    resolution: tuple[int, int]
+    boxes: tuple[Box, ...]
+
+
+def check_film(path: Path) -> None:
+    """Raises ConfigError for a format that isn't written, or a package that it needs."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(
+            f"--zoom-video: {path} given; allowed: a name that ends in {', '.join(FORMATS)}"
+        )
+    import_optional("imageio.v2", "to write films")
+    if path.suffix.lower() == ".mp4":
+        import_optional("imageio_ffmpeg", "to write .mp4 films (.gif needs none)")
+
+
+def plan_film(
+    size: tuple[int, int],
+    resolution: tuple[int, int] | None = None,
+    detail: Box | None = None,
+    frames: int = FRAMES,
+) -> Film:
+    """A film of a photograph of this size.
+
+    resolution: of the frames; default: the photograph's shape, 480 pixels on the longer side.
+    detail: what the last frame shows, widened to the shape of the frames; default: the middle, 8
+        times enlarged, or half the photograph where that is smaller.
+    """
+    if resolution is None:
+        shrink = LONGER_SIDE / max(size)
+        resolution = (round(size[0] * shrink), round(size[1] * shrink))
+    height, width = (max(2, length + length % 2) for length in resolution)
+    # The largest part of the frames' shape, in the middle.
+    step = min(size[0] / height, size[1] / width)
+    first = centred(size[0] / 2, size[1] / 2, height * step, width * step, size)
+    if detail is None:
+        part = min(step / 2, 1 / DEEPEST)
+        last = centred(size[0] / 2, size[1] / 2, height * part, width * part, size)
+    else:
+        Grid(size, 1, 1, detail)  # which refuses a box outside
+        top, left, bottom, right = detail
+        part = min(step, max((bottom - top) / height, (right - left) / width))
+        middle = (top + bottom) / 2, (left + right) / 2
+        last = centred(*middle, height * part, width * part, size)
+    boxes = tuple(glide(first, last, frame / max(1, frames - 1)) for frame in range(frames))
+    return Film((height, width), boxes)
+
+
+def centred(y: float, x: float, height: float, width: float, size: tuple[int, int]) -> Box:
+    """A box around (y, x), moved inside the photograph where it would stick out."""
+    # The outer limits come last: rounding must not push an edge outside.
+    top = max(0.0, min(y - height / 2, size[0] - height))
+    left = max(0.0, min(x - width / 2, size[1] - width))
+    return top, left, min(top + height, float(size[0])), min(left + width, float(size[1]))
+
+
+def glide(first: Box, last: Box, time: float) -> Box:
+    """The box at a time from 0 to 1: every frame a constant factor nearer, but at rest at the ends.
+
+    All corners move on straight lines towards those of the last box.
+    """
+    eased = time * time * (3 - 2 * time)
+    ratio = (last[2] - last[0]) / (first[2] - first[0])
+    # How much of the way to the last box; the limit is linear.
+    share = eased if ratio > 0.999 else (1 - ratio**eased) / (1 - ratio)
+    top, left, bottom, right = (a + (b - a) * share for a, b in zip(first, last, strict=True))
+    return top, left, bottom, right
+
+
+def frames_of(
+    pixels: np.ndarray, film: Film, enlarge: Enlarge, report: Callable[[int], object]
+) -> Iterator[np.ndarray]:
+    """The frames, uint8 (height, width, 3).
+
+    Where a frame shrinks the photograph, plain resizing (which averages, as a decoder does not);
+    where it enlarges it, `enlarge`.
+    """
+    size = (pixels.shape[0], pixels.shape[1])
+    for box in film.boxes:
+        grid = Grid(size, *film.resolution, box)
+        yield enlarge(grid) if enlarges(grid) else resample_rows(pixels, grid, (0, grid.height))
+        report(1)
+
+
+def enlarges(grid: Grid) -> bool:
+    top, _, bottom, _ = grid.area
+    return bottom - top < grid.height
+
+
+def by_model(
+    model: nn.Module, device: torch.device, precision: str, pixels: np.ndarray, film: Film
+) -> Enlarge:
+    """Frames by a model, which encodes what the frames show of the photograph once."""
+    size = (pixels.shape[0], pixels.shape[1])
+    shown = [box for box in film.boxes if enlarges(Grid(size, *film.resolution, box))]
+    top, left, bottom, right = (0, 0, *size)
+    if shown and model.halo is not None:
+        margin = cast(int, model.halo) + 2
+        top, left = (max(0, math.floor(min(edge)) - margin) for edge in columns_of(shown)[:2])
+        bottom, right = (
+            min(length, math.ceil(max(edge)) + margin)
+            for length, edge in zip(size, columns_of(shown)[2:], strict=True)
+        )
+    part = pixels[top:bottom, left:right]
+    features = encode_whole(model, part, device, precision) if shown else torch.empty(0)
+    source = FeatureSource(model, features, (part.shape[0], part.shape[1]))
+
+    def enlarge(grid: Grid) -> np.ndarray:
+        y0, x0, y1, x1 = grid.area
+        moved = (y0 - top, x0 - left, y1 - top, x1 - left)
+        inside = Grid(source.size, grid.height, grid.width, moved)
+        return np.concatenate([*render_bands(source, inside, np.uint8, precision)])
+
+    return enlarge
+
+
+def columns_of(boxes: Sequence[Box]) -> list[tuple[float, ...]]:
+    """All tops, all lefts, all bottoms, all rights."""
+    return [*zip(*boxes, strict=True)]
+
+
+def by_resizing(pixels: np.ndarray) -> Enlarge:
+    """Frames by bicubic resizing."""
+    return lambda grid: resample_rows(pixels, grid, (0, grid.height))
+
+
+def film_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, 1 to 4) of 8 or 16 bits as films show them: uint8 (H, W, 3)."""
+    return rgb(to_8_bits(pixels) if pixels.dtype == np.uint16 else pixels)
+
+
+def write_film(path: Path, frames: Iterable[np.ndarray]) -> None:
+    """Write a film under a temporary name, and rename it when it is whole.
+
+    Raises:
+        DataError: it can't be written.
+    """
+    imageio = import_optional("imageio.v2", "to write films")
+    part = path.with_name(f".{path.stem}.part-{os.getpid()}{path.suffix}")
+    options = (
+        {"fps": RATE, "macro_block_size": 2, "quality": 8}
+        if path.suffix.lower() == ".mp4"
+        else {"duration": 1000 / RATE, "loop": 0}
+    )
+    try:
+        with imageio.get_writer(part, **options) as writer:
+            for frame in frames:
+                writer.append_data(frame)
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
