@@ -1,0 +1,248 @@
+"""Render photographs at any size.
+
+python demo.py --input in.png --model MODEL.pth --resolution HEIGHT,WIDTH --output out.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, read_photo
+from engine.baselines import check_baseline
+from engine.enlarging import Painter, Request, baseline_painter, compare, enlarge, model_painter
+from engine.jobs import Job, plan_jobs, share
+from engine.runtime import (
+    PRECISIONS,
+    Parser,
+    check_precision,
+    choose_device,
+    run_script,
+    say,
+)
+from engine.weights import DEFAULT, load_model
+from engine.zoom import (
+    FORMATS,
+    by_model,
+    by_resizing,
+    check_film,
+    film_pixels,
+    frames_of,
+    plan_film,
+    write_film,
+)
+from utils import ConfigError, DataError
+
+# Options whose value may start with a minus, which argparse would take for another option.
+NUMERIC = ("--resolution", "--scale", "--box", "--max-pixels")
+
+
+def numbers(text: str, allowed: str, counts: Sequence[int]) -> list[float]:
+    """The finite numbers of a list with commas; `allowed` says what would be right."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not all(math.isfinite(value) for value in values):
+        raise ConfigError(f"{text!r} given; allowed: {allowed}")
+    return values
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    allowed = "HEIGHT,WIDTH, two whole numbers of at least 1, such as 480,640"
+    height, width = numbers(text, allowed, [2])
+    if min(height, width) < 1 or height != int(height) or width != int(width):
+        raise ConfigError(f"{text!r} given; allowed: {allowed}")
+    return int(height), int(width)
+
+
+def parse_scale(text: str) -> tuple[float, float]:
+    allowed = "S or SY,SX, numbers above 0, such as 4 or 2,3.5"
+    values = numbers(text, allowed, [1, 2])
+    if min(values) <= 0:
+        raise ConfigError(f"{text!r} given; allowed: {allowed}")
+    return values[0], values[-1]
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    top, left, bottom, right = numbers(text, "TOP,LEFT,BOTTOM,RIGHT in input pixels", [4])
+    return top, left, bottom, right
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="demo.py", description="Render photographs at any size.")
+    parser.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
+    parser.add_argument("--output", help="a file; a folder for several photographs")
+    parser.add_argument("--model", help="a checkpoint, or the name of published weights")
+    parser.add_argument("--resolution", metavar="HEIGHT,WIDTH", help="size of the result")
+    parser.add_argument("--scale", metavar="S or SY,SX", help="or its size over the input's")
+    parser.add_argument(
+        "--box", metavar="TOP,LEFT,BOTTOM,RIGHT", help="render this part (input pixels)"
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="a plain resizer, such as bicubic")
+    parser.add_argument("--compare", action="store_true", help="beside bicubic in one picture")
+    parser.add_argument("--zoom-video", metavar="FILE", help="glide into the box: .mp4 or .gif")
+    parser.add_argument("--gpu", help="number of the CUDA device")
+    parser.add_argument("--precision", default="fp32", choices=[*PRECISIONS])
+    parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
+    parser.add_argument("--overwrite", action="store_true", help="redo results that are there")
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, help="refuse to read larger pictures"
+    )
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Options, checked as far as they can be without the photographs."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in NUMERIC:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    options = make_parser().parse_args(joined)
+    for name, read in (
+        ("resolution", parse_resolution),
+        ("scale", parse_scale),
+        ("box", parse_box),
+    ):
+        text = getattr(options, name)
+        if text is not None:
+            try:
+                setattr(options, name, read(text))
+            except ConfigError as error:
+                raise ConfigError(f"--{name}: {error}") from None
+    return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """What must be there, and what excludes each other, before anything is read."""
+    film = options.zoom_video is not None
+    if film:
+        check_film(Path(options.zoom_video))
+        for name in ("scale", "compare", "output"):
+            if getattr(options, name):
+                raise ConfigError(f"--zoom-video: given with --{name}; allowed: one of them")
+    elif not options.output:
+        raise ConfigError("--output: missing; allowed: a file, or a folder for several photographs")
+    elif options.resolution is None and options.scale is None:
+        raise ConfigError("--resolution or --scale: missing; allowed: one of them")
+    if options.resolution is not None and options.scale is not None:
+        raise ConfigError("--resolution and --scale: both given; allowed: one of them")
+    if options.baseline is not None and options.model is not None:
+        raise ConfigError("--model and --baseline: both given; allowed: one of them")
+    if options.baseline is not None:
+        check_baseline(options.baseline)
+        if film and options.baseline != "bicubic":
+            raise ConfigError(f"--baseline: {options.baseline} given; allowed in films: bicubic")
+    if options.max_pixels < 1:
+        raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model where it is to run, and what it is called."""
+
+    model: nn.Module
+    device: torch.device
+    name: str
+
+
+def read_decoder(options: argparse.Namespace) -> Decoder | None:
+    """The model asked for; none where a baseline is."""
+    if options.baseline is not None:
+        return None
+    device = choose_device(options.gpu)
+    check_precision(device, options.precision)
+    model = load_model(options.model, device, options.raw_weights)
+    return Decoder(model, device, Path(options.model or DEFAULT).stem)
+
+
+def render_film(options: argparse.Namespace) -> None:
+    """Read one photograph and write the film of it."""
+    path = Path(options.zoom_video)
+    jobs, several = plan_jobs(options.input, options.zoom_video, FORMATS)
+    if several:
+        raise ConfigError("--zoom-video: several photographs given; allowed: one")
+    decoder = read_decoder(options)
+    photo = read_photo(jobs[0].source, options.max_pixels)
+    pixels = film_pixels(photo.pixels)
+    film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
+    if decoder is None:
+        enlarge_frame = by_resizing(pixels)
+    else:
+        enlarge_frame = by_model(decoder.model, decoder.device, options.precision, pixels, film)
+    with tqdm(desc=path.name, total=len(film.boxes), unit="frame", disable=None) as bar:
+        write_film(path, frames_of(pixels, film, enlarge_frame, bar.update))
+
+
+def render_one(
+    job: Job, request: Request, painter: Painter, name: str, options: argparse.Namespace
+) -> None:
+    """Read one photograph and write its result, with a bar of the pixels done and to do."""
+    photo = read_photo(job.source, options.max_pixels)
+    grid = request.grid((photo.pixels.shape[0], photo.pixels.shape[1]))
+    with tqdm(
+        desc=job.source.name,
+        total=grid.height * grid.width,
+        unit="px",
+        unit_scale=True,
+        disable=None,  # no bar where standard error is no terminal
+    ) as bar:
+        if options.compare:
+            compare(photo, job, grid, painter, ("bicubic", name), bar.update)
+        else:
+            enlarge(photo, job, grid, painter, bar.update)
+
+
+def render_all(options: argparse.Namespace) -> None:
+    """Render this process's share of the photographs; those whose result is there are skipped."""
+    jobs, several = plan_jobs(options.input, options.output, WRITTEN_SUFFIXES)
+    decoder = read_decoder(options)
+    if decoder is None:
+        painter, name = baseline_painter(options.baseline), options.baseline
+    else:
+        painter = model_painter(decoder.model, decoder.device, options.precision)
+        name = decoder.name
+    request = Request(options.resolution, options.scale, options.box)
+    skipped = failed = 0
+    for job in share(jobs):
+        if several and job.target.exists() and not options.overwrite:
+            skipped += 1
+            continue
+        try:
+            render_one(job, request, painter, name, options)
+        except DataError as error:
+            if not several:
+                raise
+            say(f"error: {error}")  # the other photographs can still be rendered
+            failed += 1
+    if skipped:
+        say(f"{skipped} results were there already; --overwrite renders them again")
+    if failed:
+        raise DataError(f"{failed} of {len(jobs)} photographs could not be rendered")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    check(options)
+    if options.zoom_video is not None:
+        render_film(options)
+    else:
+        render_all(options)
+    return 0
+
+
+if __name__ == "__main__":
+    # An end from outside takes the way of an exception, which removes half-written files.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    run_script(main)

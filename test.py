@@ -1,0 +1,155 @@
+"""Measure models on test data: one configuration, or the paper's tables at once.
+
+python test.py --config configs/test/test-set5-2.yaml --model MODEL.pth
+python test.py --suite set5 set14 b100 urban100 div2k --model MODEL.pth --baseline bicubic
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine import baselines, distributed
+from engine.config import config_dict, read_test_config
+from engine.metrics import METRICS, check_metrics
+from engine.runtime import PRECISIONS, Parser, check_precision, run_script, say
+from engine.suite_pictures import save_picture
+from engine.suite_report import SuiteOptions, run_and_report
+from engine.suite_results import write_json
+from engine.testing import TestSettings, document, protocol, run_test
+from engine.weights import load_model
+from utils import ConfigError
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", help="a test configuration (YAML)")
+    add("--suite", nargs="+", metavar="NAME", help="set5 set14 b100 urban100 div2k, or folders")
+    add(
+        "--model",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="a checkpoint, or the name of published weights; more than once with --suite",
+    )
+    add(
+        "--baseline",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"plain resizers: {', '.join(baselines.BASELINES)}",
+    )
+    add("--gpu", help="device number; without CUDA the CPU is used")
+    add("--precision", choices=list(PRECISIONS), help="instead of the configuration's (fp32)")
+    add("--raw-weights", action="store_true", help="not the average (ema) that a checkpoint holds")
+    add("--self-ensemble", action="store_true", help="mean over eight flips and transposes")
+    add(
+        "--metrics",
+        nargs="+",
+        default=["psnr", "ssim"],
+        metavar="NAME",
+        help=f"any of {', '.join(METRICS)} (default: psnr ssim)",
+    )
+    add("--save-images", metavar="DIR", type=Path, help="keep the predictions as PNG files")
+    add("--json", metavar="FILE", type=Path, help="every figure and how it was taken")
+    config = parser.add_argument_group("with --config")
+    config.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override values of the configuration by their dotted paths",
+    )
+    suite = parser.add_argument_group("with --suite")
+    SuiteOptions.add_arguments(suite)
+    return parser.parse_args(arguments)
+
+
+def check_arguments(options: argparse.Namespace) -> None:
+    """Raises ConfigError for options that do not go together, before anything is loaded."""
+    if (options.config is None) == (options.suite is None):
+        raise ConfigError("give --config FILE or --suite NAME ..., one of the two")
+    for name in options.baseline:
+        baselines.check_baseline(name)
+    check_metrics(options.metrics)
+    if not options.model and not options.baseline:
+        raise ConfigError("give --model MODEL, or --baseline NAME")
+    if options.config is not None:
+        if len(options.model) + len(options.baseline) > 1:
+            raise ConfigError("--config takes one --model or one --baseline; --suite takes several")
+        for name in SuiteOptions.given(options):
+            raise ConfigError(f"{name} goes with --suite")
+    elif options.set:
+        raise ConfigError("--set goes with --config")
+    if options.self_ensemble and not options.model:
+        raise ConfigError("--self-ensemble goes with --model")
+
+
+def test_configuration(options: argparse.Namespace) -> None:
+    """`--config`: ends with the line `result: 37.9877`."""
+    config = read_test_config(options.config, options.set)
+    if options.precision:
+        config = dataclasses.replace(config, precision=options.precision)
+    processes, device = distributed.start(options.gpu)
+    check_precision(device, config.precision)
+    method: Any = options.baseline[0] if options.baseline else None
+    label = baselines.label(method) if method else options.model[0]
+    if method is None:
+        method = load_model(options.model[0], device, options.raw_weights)
+
+    def save(name: str, picture: Any) -> None:
+        if options.save_images:
+            save_picture(options.save_images / f"{Path(name).stem}.png", picture)
+
+    settings = TestSettings(
+        metrics=tuple(options.metrics),
+        self_ensemble=options.self_ensemble,
+        progress=sys.stderr.isatty(),
+    )
+    evaluation, names = run_test(config, method, device, processes, settings, save)
+    if not processes.is_main:
+        return
+    for image in evaluation.images:
+        figures = "  ".join(
+            f"{name} {'-' if value is None else format(value, '.4f')}"
+            for name, value in image.values.items()
+        )
+        print(f"{names[image.index]}  {image.size[0]}x{image.size[1]}  {figures}")
+    how = protocol(config)
+    print(f"{label}: PSNR of {how['colour']}, border {how['border']} cut, LR {how['lr_source']}")
+    for metric in options.metrics:
+        mean = evaluation.mean(metric)
+        if metric != "psnr" and mean is not None:
+            print(f"{metric}: {mean:.4f}")
+    if options.json:
+        about = {"method": label, "config": config_dict(config), "device": str(device)}
+        write_json(options.json, document(evaluation, names, config, about))
+    print(f"result: {evaluation.psnr:.4f}", flush=True)
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(143))
+    options = parse_arguments()
+    check_arguments(options)
+    try:
+        if options.config is not None:
+            test_configuration(options)
+        else:
+            return run_and_report(options)
+    except KeyboardInterrupt:
+        say("interrupted; with --suite the same command goes on from here")
+        return 130
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
