@@ -1,0 +1,146 @@
+"""Whole pictures, from a photograph's pixels to the result's: ours beside the plain version.
+
+    python benchmarks/render.py [--size 128] [--scale 4] [--rounds 7] [--device cpu]
+    python benchmarks/render.py --windows     what larger and smaller windows cost and bring
+
+Plain is `tests/oracle.py`: the photograph encoded in one piece, queries in chunks of 30000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+from benchmarks import common
+from engine import tiling
+from engine.features import make_source, to_network
+from engine.tiling import Grid, render_bands, to_pixels
+from tests import oracle
+from utils import make_coord
+
+SPEC: dict[str, Any] = {
+    "name": "liif",
+    "args": {
+        "encoder_spec": {"name": "edsr-baseline", "args": {"no_upsampling": True}},
+        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [256] * 4}},
+    },
+}
+WINDOWS = [1 << power for power in (14, 15, 16, 17, 18, 19)]  # in input pixels
+
+Render = Callable[[], np.ndarray]
+
+
+def make_pixels(size: int) -> np.ndarray:
+    """A photograph's worth of pixels; what they show takes no part in the time."""
+    return np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def plain_renderer(size: int, scale: float, device: torch.device) -> Render:
+    """The plain model on a photograph of size x size: uint8 (length, length, 3)."""
+    torch.manual_seed(0)
+    model = oracle.plain(SPEC).to(device).eval()
+    pixels, length = make_pixels(size), round(size * scale)
+
+    def render() -> np.ndarray:
+        coord = make_coord((length, length))[None].to(device)
+        cell = torch.full_like(coord, 2 / length)
+        colours = oracle.predict(model, to_network(pixels).to(device), coord, cell)
+        return to_pixels(colours.view(length, length, 3), np.dtype(np.uint8))
+
+    return render
+
+
+def our_renderer(
+    model: nn.Module, size: int, scale: float, device: torch.device, precision: str
+) -> Render:
+    """This project's rendering of the same photograph."""
+    pixels, length = make_pixels(size), round(size * scale)
+
+    def render() -> np.ndarray:
+        source = make_source(model, pixels, device, precision)
+        grid = Grid(source.size, length, length)
+        return np.concatenate([*render_bands(source, grid, np.uint8, precision)])
+
+    return render
+
+
+def compare(options: argparse.Namespace) -> None:
+    """The plain version and ours; the difference is in levels of 255."""
+    device, size = torch.device(options.device), (options.size, options.scale)
+    torch.manual_seed(0)
+    model = models.make(SPEC).to(device).eval()  # the weights that the plain one draws
+    contenders = [common.Contender("plain fp32", plain_renderer(*size, device))]
+    contenders += [
+        common.Contender(
+            f"ours {precision}", our_renderer(model, *size, device, precision), precision
+        )
+        for precision in options.precisions
+    ]
+    expected = cast(np.ndarray, contenders[0].run()).astype(int)
+    for contender in contenders:
+        contender.error = float(np.abs(cast(np.ndarray, contender.run()) - expected).max())
+    rates = common.measure(contenders, options.rounds, device)
+    length = round(options.size * options.scale)
+    print(f"EDSR-baseline-LIIF, {options.size}x{options.size} to {length}x{length}\n")
+    print(common.table(contenders, rates))
+    print(f"\n{common.machine(device, rates)}")
+
+
+def compare_windows(options: argparse.Namespace) -> None:
+    """Encoding one window of each size: what it costs per pixel that is kept, and in memory."""
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    model = models.make(SPEC).to(device).eval()
+    contenders, kept = [], []
+    for window in WINDOWS:
+        side = int(window**0.5)
+        inner = side - 2 * cast(int, model.halo)
+        if inner <= 0:
+            continue
+        source = make_source(model, make_pixels(side + 16), device, "fp32")
+        span = (side // 2 - inner // 2, side // 2 + inner // 2)
+        mark = " (chosen)" if window == tiling.WINDOW else ""
+        name = f"{side}x{side} for {inner}x{inner}{mark}"
+        contenders.append(common.Contender(name, window_encoder(source, span)))
+        kept.append(inner**2)
+    common.measure(contenders, options.rounds, device)
+    print("| window | microseconds per pixel kept | peak memory MB |")
+    print("| --- | ---: | ---: |")
+    for contender, pixels in zip(contenders, kept, strict=True):
+        memory = "" if contender.peak is None else f"{contender.peak / 1e6:.0f}"
+        print(f"| {contender.name} | {contender.median / pixels * 1e6:.2f} | {memory} |")
+
+
+def window_encoder(source: tiling.Source, span: tiling.Span) -> Callable[[], object]:
+    """Encodes the codes of a span of rows and columns."""
+
+    @torch.inference_mode()
+    def encode() -> object:
+        return source.window(span, span)
+
+    return encode
+
+
+def main() -> None:
+    parser = common.parser(str(__doc__))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--size", type=int, default=128, help="of the photograph: size x size")
+    parser.add_argument("--scale", type=float, default=4)
+    parser.add_argument("--windows", action="store_true", help="compare sizes of windows instead")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    (compare_windows if options.windows else compare)(options)
+
+
+if __name__ == "__main__":
+    main()
