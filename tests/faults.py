@@ -1,0 +1,174 @@
+"""What can be made to happen inside a training run; patched into a forked process before it starts.
+
+Actions are names of signals that the run sends to itself at that moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def killed(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def signal_self(name: str) -> None:
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+def at_rename(name: str, number: int, action: str = "SIGKILL") -> None:
+    """At the number-th rename of a checkpoint to this name, its temporary file whole."""
+    real, seen = os.replace, [0]
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == name:
+            seen[0] += 1
+            if seen[0] == number:
+                signal_self(action)
+        real(source, target)
+
+    os.replace = replace  # type: ignore[assignment]
+
+
+def in_write(name: str, number: int, action: str = "SIGKILL") -> None:
+    """Half-way through the number-th write of a file of this name."""
+    from engine import checkpoint
+
+    seen = [0]
+
+    class HalfWriter:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> HalfWriter:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+        def write(self, content: memoryview) -> None:
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            signal_self(action)
+            self.file.write(content[len(content) // 2 :])
+
+        def flush(self) -> None:
+            self.file.flush()
+
+        def fileno(self) -> int:
+            return self.file.fileno()
+
+    def opened(path: Any, mode: str) -> Any:
+        file = open(path, mode)  # noqa: SIM115
+        if Path(path).name == name + checkpoint.TEMPORARY:
+            seen[0] += 1
+            if seen[0] == number:
+                return HalfWriter(file)
+        return file
+
+    checkpoint.open = opened  # type: ignore[attr-defined]
+
+
+def in_validation(epoch: int, batch: int, action: str = "SIGKILL") -> None:
+    """Before a batch of the validation of an epoch, both counted from 1."""
+    from engine import training
+
+    real, seen = training.evaluate, [0]
+
+    def evaluate(model: Any, loader: Any, *rest: Any) -> Any:
+        seen[0] += 1
+
+        def batches() -> Any:
+            for number, item in enumerate(loader, start=1):
+                if seen[0] == epoch and number == batch:
+                    signal_self(action)
+                yield item
+
+        return real(model, batches(), *rest)
+
+    training.evaluate = evaluate  # type: ignore[assignment]
+
+
+def at_step(step: int, action: str = "SIGKILL", rank: int | None = None) -> None:
+    """In the forward pass of a step of this sitting, counted from 1; on one process or on all."""
+    from engine import training
+
+    real, seen = training.backward, [0]
+
+    def backward(run: Any, *rest: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == step and rank in (None, run.processes.rank):
+            signal_self(action)
+        return real(run, *rest)
+
+    training.backward = backward  # type: ignore[assignment]
+
+
+def after_losses(number: int) -> None:
+    """Killed after the number-th writing of losses, before the checkpoint that goes with them."""
+    from engine import run
+
+    real, seen = run.serialise, [0]
+
+    def serialise(*arguments: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == number:
+            killed()
+        return real(*arguments)
+
+    run.serialise = serialise  # type: ignore[assignment]
+
+
+def stuck_after_signal() -> None:
+    """SIGTERM in the first step, then a save that never ends."""
+    from engine import run
+
+    at_step(1, "SIGTERM")
+    run.serialise = lambda _: time.sleep(1000)  # type: ignore[assignment,return-value]
+
+
+def file_size_limit(size: int) -> None:
+    """No file can grow beyond this: what a full disk does to large files."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def non_finite(step: int, what: str) -> None:
+    """The target ("loss") or the gradient alone ("gradient") is not finite at a step."""
+    import torch
+
+    from engine import training
+
+    real, seen = training.backward, [0]
+
+    def backward(run: Any, batch: Any, items: int) -> Any:
+        seen[0] += 1
+        if seen[0] == step and what == "loss":
+            batch["gt"][0, 0, 0] = float("inf")
+        loss = real(run, batch, items)
+        if seen[0] == step and what == "gradient":
+            list(run.state.model.parameters())[-1].grad[0] = torch.nan
+        return loss
+
+    training.backward = backward
+
+
+FAULTS: dict[str, Callable[..., None]] = {
+    function.__name__: function
+    for function in (
+        at_rename,
+        in_write,
+        in_validation,
+        at_step,
+        after_losses,
+        stuck_after_signal,
+        file_size_limit,
+        non_finite,
+    )
+}

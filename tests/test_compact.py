@@ -1,0 +1,105 @@
+"""The weights that come along: what they are, what they reach, and that the recipe makes them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from engine.checkpoint import load_checkpoint
+from engine.weights import DEFAULT, load_model
+
+RECIPE = Path("configs/train-bsds500/train_compact-liif.yaml")
+SECOND = Path("configs/train-bsds500/train_compact-liif-2.yaml")
+
+
+def test_small_whole_and_of_the_shipped_recipe(root: Path) -> None:
+    checkpoint = load_checkpoint(DEFAULT)
+    first, recipe = (yaml.safe_load((root / path).read_text()) for path in (RECIPE, SECOND))
+    spec = {key: checkpoint["model"][key] for key in ("name", "args")}
+    assert DEFAULT.stat().st_size < 8_000_000
+    assert checkpoint["checksum"].startswith("sha256:")
+    assert spec == recipe["model"] == first["model"]
+    assert checkpoint["epoch"] == recipe["epoch_max"]
+    assert all(torch.isfinite(value).all() for value in load_model().state_dict().values())
+
+
+def test_the_model_card_names_the_file(root: Path) -> None:
+    card = (root / "docs" / "model-card.md").read_text()
+    assert load_checkpoint(DEFAULT)["checksum"].removeprefix("sha256:") in card
+
+
+def test_never_trained_on_what_measures_it(root: Path) -> None:
+    split = json.loads((root / "configs" / "train-bsds500" / "split.json").read_text())
+    assert not set(split["train"]) & set(split["val"])
+    assert len(split["train"]) + len(split["val"]) == 400
+
+
+def test_split_holds_no_picture_of_b100(root: Path, reference: Path) -> None:
+    split = json.loads((root / "configs" / "train-bsds500" / "split.json").read_text())
+    b100 = {path.name for path in (reference / "data" / "bsds500" / "val").iterdir()}
+    assert len(b100) == 100
+    assert not b100 & {*split["train"], *split["val"]}
+
+
+@pytest.mark.slow
+def test_gains_over_bicubic_on_set5(root: Path, reference: Path, tmp_path: Path) -> None:
+    data = tmp_path / "benchmark"
+    data.mkdir()
+    (data / "Set5").symlink_to(reference / "data" / "Set5")
+    command = [sys.executable, "test.py", "--suite", "set5", "--data-root", str(tmp_path)]
+    command += ["--model", str(DEFAULT), "--baseline", "bicubic", "--metrics", "psnr"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    rows = {
+        line.split("|")[1].strip(" *"): [float(cell) for cell in line.split("|")[2:-1]]
+        for line in done.stdout.splitlines()
+        if line.startswith(("| **bicubic", "| **compact-liif"))
+    }
+    bicubic, compact = rows.values()
+    gains = [ours - plain for ours, plain in zip(compact[:5], bicubic[:5], strict=True)]
+    assert all(g > least for g, least in zip(gains, (3.5, 3.0, 2.7, 0.0, 0.0), strict=True)), gains
+
+
+def first_losses(root: Path, folder: Path, photographs: Path, count: int) -> list[float]:
+    """The first losses of the recipe, run by its own command in `folder` and then stopped."""
+    (folder / "load" / "bsds500").mkdir(parents=True)
+    (folder / "load" / "bsds500" / "images").symlink_to(photographs)
+    (folder / "configs").symlink_to(root / "configs")
+    command = [sys.executable, str(root / "train_liif.py"), "--config", str(RECIPE)]
+    command += ["--name", "run", "--set", "save_minutes=0.1", "num_workers=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    record = folder / "save" / "run" / "losses.csv"
+    losses: list[float] = []
+    deadline = time.monotonic() + 900
+    while len(losses) < count and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(1)
+        if record.exists():
+            losses = [float(row["loss"]) for row in csv.DictReader(record.open())]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 143
+    return losses[:count]
+
+
+@pytest.mark.slow
+def test_first_steps_of_the_recipe_reproduce(root: Path, reference: Path, tmp_path: Path) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for part in ("train", "test"):
+        for path in (reference / "data" / "bsds500" / part).glob("*.jpg"):
+            (photographs / path.name).symlink_to(path)
+    runs = [first_losses(root, tmp_path / name, photographs, 100) for name in ("one", "two")]
+    assert runs[0] == runs[1]
+    with (root / "tests" / "data" / "compact_losses.csv").open() as file:
+        recorded = [float(row["loss"]) for row in csv.DictReader(file)][:100]
+    # Another processor or library rounds differently, and a hundred steps let that grow.
+    assert sum(runs[0]) == pytest.approx(sum(recorded), rel=0.05)

@@ -1,0 +1,60 @@
+"""Every shipped configuration: parses, passes the whole check, and holds the published settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import config_dict, read_test_config, read_train_config
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = json.loads((ROOT / "tests/data/published_settings.json").read_text())
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def test_every_published_configuration_is_shipped() -> None:
+    shipped = {str(path.relative_to(ROOT / "configs").with_suffix("")) for path in SHIPPED}
+    assert len(PUBLISHED) == 47
+    assert set(PUBLISHED) <= shipped
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_settings_are_the_published_ones(name: str) -> None:
+    text = (ROOT / "configs" / f"{name}.yaml").read_text()
+    assert yaml.safe_load(text) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configuration_passes_the_check(path: Path) -> None:
+    """Reading also must not lose a value: what was written comes back from the dataclass."""
+    written = yaml.safe_load(path.read_text())
+    read = read_train_config if "train_dataset" in written else read_test_config
+    values = config_dict(read(path))
+    for key in ("eval_type", "eval_bsize", "epoch_max", "multi_step_lr", "epoch_val", "epoch_save"):
+        if key in written:
+            assert values[key] == written[key], key
+    for key in ("train_dataset", "val_dataset", "test_dataset"):
+        if key not in written:
+            continue
+        assert values[key]["batch_size"] == written[key]["batch_size"]
+        for part in ("dataset", "wrapper"):
+            assert values[key][part]["name"] == written[key][part]["name"]
+            for name, value in written[key][part]["args"].items():
+                assert values[key][part]["args"][name] == value, (key, part, name)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_key_is_written_twice(path: Path) -> None:
+    """YAML keeps the last of two equal keys without a word, so the reader of the file is misled."""
+
+    def visit(node: yaml.Node) -> None:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), f"{path.name}: {keys}"
+            for _, value in node.value:
+                visit(value)
+
+    visit(yaml.compose(path.read_text()))

@@ -1,0 +1,231 @@
+"""Panels and charts: what they show and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+
+from datasets.images import read_rgb
+from datasets.resize import resize_pil
+from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
+from engine.config import DataNorm, Norm
+from engine.drawing import SERIES, Line, error_colours, fitted, line_chart, nice_ticks, text_width
+from engine.evaluation import to_uint8
+from engine.metrics import EvalType
+from engine.monitor import Board
+from engine.panels import (
+    GAP,
+    HEAD,
+    LABEL,
+    TILE,
+    Shown,
+    comparison_panel,
+    middle_pair,
+    most_different_crop,
+    training_panel,
+    with_resizers,
+)
+from engine.suite_data import Held
+from engine.suite_pictures import SuitePictures, file_part, save_picture
+from tests.small import photograph, run, small_model, write_benchmark
+from utils import DataError
+
+NORM = DataNorm(inp=Norm(sub=[0.5], div=[0.5]), gt=Norm(sub=[0.5], div=[0.5]))
+
+
+def test_the_crop_is_where_the_pictures_differ_most() -> None:
+    first = photograph(90, 120)
+    second = first.copy()
+    second[40:50, 70:80] //= 2
+    second[5:8, 5:8] //= 2
+    top, left = most_different_crop([first, second], 24)
+    assert top <= 40
+    assert top + 24 >= 50
+    assert left <= 70
+    assert left + 24 >= 80
+
+
+def test_the_crop_agrees_with_a_search_of_every_place() -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (17, 21, 3)).astype(np.uint8) for _ in range(3)]
+    spread = np.stack(pictures).astype(float).var(0).sum(-1)
+    sums = {
+        (top, left): spread[top : top + 6, left : left + 6].sum()
+        for top in range(12)
+        for left in range(16)
+    }
+    assert most_different_crop(pictures, 6) == max(sums, key=lambda place: sums[place])
+
+
+def test_a_panel_holds_the_crops_and_their_errors() -> None:
+    truth = photograph(96, 80)
+    low = resize_pil(truth, (24, 20))
+    same, worse = truth.copy(), truth.copy()
+    worse[30:60, 20:50] = 255 - worse[30:60, 20:50]
+    panel = comparison_panel("title", low, truth, [Shown("same", same), Shown("worse", worse)])
+    top, left = most_different_crop([same, worse], 64)
+    crop = truth[top : top + 64, left : left + 64]
+    tile = crop.repeat(TILE // 64, 0).repeat(TILE // 64, 1)
+    first = panel.shape[1] - 3 * (GAP + TILE)
+    rows = slice(HEAD + LABEL, HEAD + LABEL + TILE)
+    for column, expected in enumerate([truth, worse, truth]):
+        x = first + column * (GAP + TILE) - (GAP - GAP)
+        shown = panel[rows, x : x + TILE]
+        part = expected[top : top + 64, left : left + 64]
+        assert (shown == part.repeat(TILE // 64, 0).repeat(TILE // 64, 1)).all()
+    below = slice(HEAD + 2 * LABEL + TILE, HEAD + 2 * LABEL + 2 * TILE)
+    no_error = panel[below, first : first + TILE]
+    errors = panel[below, first + GAP + TILE : first + GAP + 2 * TILE]
+    assert (no_error == error_colours(np.zeros((1, 1)), 1.0)[0, 0]).all()
+    assert (errors != no_error).any(-1).mean() > 0.1
+    assert tile.shape == (TILE, TILE, 3)
+
+
+def test_nearest_and_bicubic_come_first_with_their_psnr() -> None:
+    truth = photograph(48, 48)
+    low = resize_pil(truth, (12, 12))
+    shown = with_resizers(low, truth, [Shown("model", truth, "exact")], EvalType())
+    assert [item.label for item in shown] == ["nearest (PIL)", "bicubic (PIL, 8-bit)", "model"]
+    error = (shown[1].picture.astype(float) - truth) / 255
+    assert shown[1].figure == f"{-10 * np.log10((error**2).mean()):.2f} dB"
+
+
+def test_error_colours_run_from_light_to_dark() -> None:
+    ramp = error_colours(np.linspace(0, 2, 50)[None], 1.0)[0].astype(int).sum(-1)
+    assert (np.diff(ramp) <= 0).all()
+    assert ramp[0] > 700
+    assert ramp[-1] == ramp[25] < 150
+
+
+def test_long_labels_are_cut_to_their_place() -> None:
+    text = "save/_train_edsr-baseline-liif_with-a-long-tag/epoch-1000"
+    short = fitted(text, 19, 150)
+    assert text_width(short, 19) <= 150
+    assert (short[:4], short[-3:]) == ("save", "000")
+    assert fitted("short", 19, 150) == "short"
+
+
+@pytest.mark.parametrize(("low", "high"), [(24.3, 38.1), (30.01, 30.02), (0, 1), (19.9, 20.1)])
+def test_ticks_are_round_and_cover_the_values(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 9
+
+
+@pytest.mark.parametrize("points", [1, 2, 8])
+def test_a_chart_shows_every_line(points: int) -> None:
+    lines = [
+        Line(f"method {n}", tuple((2.0 * (i + 1), 30.0 + n - i) for i in range(points)))
+        for n in range(8)
+    ]
+    chart = np.asarray(line_chart("title", "subtitle", lines, "scale"))
+    assert chart.shape == (760, 1200, 3)
+    for colour in SERIES:
+        assert (np.abs(chart.astype(int) - colour).sum(-1) < 12).sum() > 50
+
+
+def test_files_that_are_there_are_not_wanted_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_benchmark(tmp_path / "load")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--suite", "set5", "--scales", 2, 3, "--baseline", "bicubic", "lanczos"]
+    arguments += ["--panels", "panels", "--save-images", "images", "--json", "r.json"]
+    code, _, errors = run(capsys, monkeypatch, *arguments)
+    assert code == 0, errors
+    panels = sorted(path.name for path in (tmp_path / "panels").iterdir())
+    assert panels == sorted(
+        [f"set5-x{s}-photo{n}.png" for s in (2, 3) for n in (1, 2, 3)] + ["set5-psnr.png"]
+    )
+    images = tmp_path / "images" / "bicubic-PIL-8-bit" / "set5" / "x3"
+    low = tmp_path / "load" / "benchmark" / "Set5" / "LR_bicubic" / "X3" / "photo1x3.png"
+    expected = resize_pil(read_rgb(low), (48, 51))
+    assert (read_rgb(images / "photo1.png") == expected).all()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("panels/*x*")}
+    (tmp_path / "panels" / "set5-x2-photo2.png").unlink()
+    run(capsys, monkeypatch, *arguments)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("panels/*x*")}
+    changed = {path.name for path in after if before[path] != after[path]}
+    assert changed == {"set5-x2-photo2.png"}
+
+
+def test_predictions_are_rounded_when_saved(tmp_path: Path) -> None:
+    picture = torch.tensor([0.0, 1.0, 0.5, 0.4999 / 255, 254.51 / 255]).expand(3, 2, 5)
+    save_picture(tmp_path / "new" / "a.png", picture)
+    assert read_rgb(tmp_path / "new" / "a.png")[0, :, 0].tolist() == [0, 255, 128, 0, 255]
+    assert to_uint8(picture).shape == (2, 5, 3)
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="can't be made"):
+        SuitePictures(tmp_path / "file" / "images", None, [])
+
+
+def test_names_of_files_are_plain() -> None:
+    assert file_part("bicubic (PIL, 8-bit)") == "bicubic-PIL-8-bit"
+    assert file_part("../../etc/passwd") == "etc-passwd"
+    assert file_part("***") == "unnamed"
+
+
+def wrapper_of(paired: bool) -> Any:
+    truth = photograph(70, 90)
+    if paired:
+        low = resize_pil(truth, (35, 45))
+        return SRImplicitPaired(Held((low, truth), ("low.png", "a.png")), inp_size=10)
+    return SRImplicitDownsampled(Held((truth,), ("a.png",)), inp_size=10, sample_q=20)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_training_gets_the_same_panel_of_the_same_pictures(paired: bool) -> None:
+    model, wrapper = small_model().train(), wrapper_of(paired)
+    device = torch.device("cpu")
+    first = training_panel(model, wrapper, NORM, device=device, side=48)
+    torch.rand(3)
+    second = training_panel(model, wrapper, NORM, device=device, side=48)
+    assert model.training
+    assert (first == second).all()
+    assert first.shape[2] == 3
+    other = training_panel(small_model(seed=3), wrapper, NORM, device=device, side=48)
+    assert (other != first).any()
+
+
+def test_tensorboard_gets_the_panel_and_texts(tmp_path: Path) -> None:
+    panel = training_panel(small_model(), wrapper_of(False), NORM, device=torch.device("cpu"))
+    assert panel is not None
+    board = Board(tmp_path, 1)
+    board.add_picture(3, "val/panel", panel)
+    board.add_text(0, "config", "a: 1\nb: 2")
+    (path,) = tmp_path.iterdir()
+    data, found = path.read_bytes(), {}
+    while data:  # length, its checksum, the event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event()
+        event.ParseFromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        found |= {value.tag.split("/")[0]: (event.step, value) for value in event.summary.value}
+    step, value = found["val"]
+    (tmp_path / "panel.jpg").write_bytes(value.image.encoded_image_string)
+    assert step == 3
+    shown = read_rgb(tmp_path / "panel.jpg")
+    assert shown.shape == panel.shape
+    assert np.abs(shown.astype(float) - panel).mean() < 3  # JPEG
+    assert b"a: 1\n    b: 2" in found["config"][1].tensor.string_val[0]
+
+
+def test_the_middle_of_a_pair_stays_a_pair() -> None:
+    truth = photograph(70, 90)
+    low = resize_pil(truth, (35, 45))
+    low_part, truth_part = middle_pair((low, truth), 4.0, 24)
+    assert (low_part.shape[:2], truth_part.shape[:2]) == ((12, 12), (24, 24))
+    place = np.array([11, 16])
+    assert (low_part == low[place[0] : place[0] + 12, place[1] : place[1] + 12]).all()
+    assert (truth_part == truth[22:46, 32:56]).all()
+    low_part, truth_part = middle_pair((truth,), 4.0, 26)
+    assert (low_part.shape[:2], truth_part.shape[:2]) == ((6, 6), (24, 24))

@@ -1,0 +1,82 @@
+"""engine.runtime: device choice, precision, and how scripts end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.runtime import autocast, choose_device, parse_gpu
+from utils import ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("gpu", ["", "a", "0,", "0,0", "-1", "1.5"])
+def test_gpu_refused(gpu: str) -> None:
+    with pytest.raises(ConfigError, match="--gpu"):
+        parse_gpu(gpu)
+
+
+def test_gpu_numbers() -> None:
+    assert parse_gpu("0, 2") == [0, 2]
+    assert parse_gpu(None) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_gpu_without_cuda_is_the_cpu_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_device("0").type == "cpu"
+    assert capsys.readouterr().err == "--gpu 0: there is no CUDA here; running on the CPU\n"
+
+
+def test_autocast_changes_products_only() -> None:
+    a = torch.ones(2, 2)
+    with autocast(CPU, "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+        assert (a + a).dtype == torch.float32
+    with autocast(CPU, "fp32"):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_precision_refused() -> None:
+    with pytest.raises(ConfigError, match="fp16 needs CUDA; allowed on cpu: fp32, bf16"):
+        autocast(CPU, "fp16")
+    with pytest.raises(ConfigError, match="allowed: fp32, bf16, fp16"):
+        autocast(CPU, "fp8")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "line"),
+    [
+        ("raise ConfigError('bad value')", 2, "error: bad value"),
+        ("raise DataError('bad file')", 1, "error: bad file"),
+        ("open('/nowhere/file')", 1, "error: /nowhere/file: No such file or directory"),
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        ("return 3", 3, ""),
+        ("pass", 0, ""),
+    ],
+)
+def test_how_a_script_ends(root: Path, body: str, code: int, line: str) -> None:
+    script = (
+        "from utils import ConfigError, DataError\n"
+        "from engine.runtime import run_script\n"
+        f"def main():\n    {body}\n"
+        "run_script(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr.strip() == line
+
+
+def test_our_own_bugs_keep_their_traceback(root: Path) -> None:
+    script = "from engine.runtime import run_script\nrun_script(lambda: 1 / 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr

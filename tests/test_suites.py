@@ -1,0 +1,344 @@
+"""Suites: the paper's tables from one process, resumed, shared out, and told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datasets.images import write_rgb
+from engine.distributed import Processes
+from engine.metrics import parse_scale
+from engine.suite_data import Pictures, find_suite
+from engine.suite_results import ResultStore
+from engine.suites import baseline_method, distinct_labels, model_method, run_suites
+from engine.tables import Series, make_table, paper_row
+from engine.testing import TestSettings, run_test
+from tests.small import (
+    SPEC,
+    downsampled,
+    photograph,
+    psnr_by_hand,
+    render_by_hand,
+    run,
+    save_model,
+    small_model,
+    write_benchmark,
+)
+from tests.test_evaluation import folder_config
+from utils import ConfigError, DataError
+
+CPU = torch.device("cpu")
+
+
+def records_of(
+    data_root: Path, store: Path, methods: list[Any], scales: str = "2 3", source: str = "paper"
+) -> list[dict[str, Any]]:
+    data = find_suite("set5", data_root)
+    pictures = Pictures(data, [parse_scale(text) for text in scales.split()], source)
+    return run_suites(
+        [(data, pictures)],
+        methods,
+        ("psnr", "ssim"),
+        ResultStore(store),
+        device=CPU,
+        progress=False,
+    )
+
+
+def suite_command(*arguments: object, processes: int = 1, cwd: Path) -> Any:
+    """`python test.py ...`, or the same under torchrun; run in cwd."""
+    script = Path(__file__).parent.parent / "test.py"
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(script), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_suite_gives_the_figures_of_single_configurations(tmp_path: Path) -> None:
+    folder = write_benchmark(tmp_path)
+    method = model_method(str(save_model(tmp_path / "m.pth")), CPU)
+    records = records_of(tmp_path, tmp_path / "r.json", [method], "2.5 2x3.5")
+    for scale, text in ((2.5, "2.5"), ([2, 3.5], "2x3.5")):
+        config = folder_config(folder / "HR", scale, f"benchmark-{text}")
+        settings = TestSettings(metrics=("psnr", "ssim"), progress=False)
+        single, names = run_test(config, small_model(), CPU, Processes(), settings)
+        mine = [record for record in records if record["scale"] == text]
+        assert [record["image"] for record in mine] == names
+        for record, image in zip(mine, single.images, strict=True):
+            assert record["values"] == pytest.approx(image.values, abs=1e-6)
+            assert (tuple(record["lr_size"]), tuple(record["size"])) == (image.lr_size, image.size)
+
+
+def test_a_suite_agrees_with_each_pixel_by_hand(tmp_path: Path) -> None:
+    high = tmp_path / "benchmark" / "Set5" / "HR"
+    high.mkdir(parents=True)
+    picture = photograph(20, 25)
+    write_rgb(high / "a.png", picture)
+    method = model_method(str(save_model(tmp_path / "m.pth")), CPU)
+    (record,) = records_of(tmp_path, tmp_path / "r.json", [method], "1.5x2.25")
+    low, truth = downsampled(picture, (1.5, 2.25))
+    rendered = render_by_hand(small_model(), low, truth.shape[:2])
+    expected = psnr_by_hand(rendered, truth, (2, 3))
+    assert record["values"]["psnr"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_low_resolution_pictures_come_from_where_they_are_said_to(tmp_path: Path) -> None:
+    write_benchmark(tmp_path)
+    methods = [baseline_method("bicubic", CPU)]
+    figures = {
+        source: records_of(tmp_path, tmp_path / f"{source}.json", methods, "3", source)
+        for source in ("paper", "supplied", "matlab", "pil")
+    }
+    values = {source: [r["values"] for r in found] for source, found in figures.items()}
+    assert [found[0]["lr_source"] for found in figures.values()] == [
+        "supplied",
+        "supplied",
+        "matlab",
+        "pil",
+    ]
+    assert values["paper"] == values["supplied"] == values["matlab"]
+    assert values["pil"] != values["matlab"]
+
+
+def test_missing_low_resolution_pictures_leave_a_scale_out(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, scales=(2,))
+    data = find_suite("set5", tmp_path)
+    pictures = Pictures(data, [(2.0, 2.0), (4.0, 4.0), (6.0, 6.0)], "paper")
+    assert pictures.scales == [(2.0, 2.0), (6.0, 6.0)]
+    assert "LR_bicubic/X4" in pictures.missing[(4.0, 4.0)]
+    assert "prepare_data.py benchmark" in pictures.missing[(4.0, 4.0)]
+
+
+def test_low_resolution_pictures_of_another_number_or_size_are_refused(tmp_path: Path) -> None:
+    folder = write_benchmark(tmp_path, scales=(2, 3))
+    data = find_suite("set5", tmp_path)
+    (folder / "LR_bicubic" / "X4").symlink_to(folder / "LR_bicubic" / "X2")
+    with pytest.raises(DataError, match=r"photo1x2.png: not .*photo1.png at x4"):
+        records_of(tmp_path, tmp_path / "r.json", [baseline_method("nearest", CPU)], "4")
+    (folder / "LR_bicubic" / "X3" / "photo2x3.png").unlink()
+    with pytest.raises(DataError, match=r"holds 2 pictures and .*HR 3"):
+        Pictures(data, [(3.0, 3.0)], "paper")
+
+
+def test_known_results_are_not_computed_again(tmp_path: Path) -> None:
+    folder = write_benchmark(tmp_path)
+    store, method = tmp_path / "r.json", baseline_method("bicubic", CPU)
+    first = records_of(tmp_path, store, [method])
+    content = json.loads(store.read_text())
+    for record in content["results"]:
+        record["values"]["psnr"] = 99.0
+    store.write_text(json.dumps(content))
+    again = records_of(tmp_path, store, [method])
+    assert [record["values"]["psnr"] for record in again] == [99.0] * len(first)
+    # A photograph that has changed since is measured again.
+    write_rgb(folder / "HR" / "photo2.png", photograph(40, 61, offset=200))
+    changed = records_of(tmp_path, store, [method])
+    fresh = [record["image"] for record in changed if record["values"]["psnr"] != 99.0]
+    assert fresh == ["photo2.png", "photo2.png"]
+
+
+def test_other_weights_or_precision_are_other_results(tmp_path: Path) -> None:
+    path = str(save_model(tmp_path / "m.pth"))
+    other = str(save_model(tmp_path / "other.pth", small_model(seed=1)))
+    keys = {
+        model_method(path, CPU).key,
+        model_method(path, CPU, precision="bf16").key,
+        model_method(path, CPU, self_ensemble=True).key,
+        model_method(other, CPU).key,
+    }
+    assert len(keys) == 4
+    (tmp_path / "copy.pth").write_bytes(Path(path).read_bytes())
+    assert model_method(str(tmp_path / "copy.pth"), CPU).key in keys
+
+
+def test_an_interrupted_suite_goes_on(tmp_path: Path) -> None:
+    write_benchmark(tmp_path)
+    method = baseline_method("lanczos", CPU)
+    whole = records_of(tmp_path, tmp_path / "whole.json", [method])
+    data = find_suite("set5", tmp_path)
+    pictures = Pictures(data, [(2.0, 2.0), (3.0, 3.0)], "paper")
+    seen: list[str] = []
+
+    def interrupt(comparison: Any) -> None:
+        seen.append(comparison.name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    def go_on(comparison: Any) -> None:
+        seen.append(comparison.name)
+
+    store = tmp_path / "r.json"
+    common: dict[str, Any] = {"device": CPU, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        run_suites(
+            [(data, pictures)],
+            [method],
+            ("psnr", "ssim"),
+            ResultStore(store),
+            on_comparison=interrupt,
+            **common,
+        )
+    content = json.loads(store.read_text())
+    assert (content["complete"], len(content["results"])) == (False, 3)
+    records = run_suites(
+        [(data, pictures)],
+        [method],
+        ("psnr", "ssim"),
+        ResultStore(store),
+        on_comparison=go_on,
+        **common,
+    )
+    assert len(seen) == 6, "three before, three after"
+    keep = ("image", "scale", "values")
+    assert [[r[k] for k in keep] for r in records] == [[r[k] for k in keep] for r in whole]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "results": []}', "null"])
+def test_a_file_that_holds_no_results_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match="holds no results of a suite"):
+        ResultStore(path)
+    assert path.read_text() == content
+
+
+def test_suites_are_found_by_name_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'urban100'"):
+        find_suite("urban10", tmp_path)
+    assert find_suite("DIV2K", tmp_path).eval_type((12, 12)).border == (18, 18)
+    folder = write_benchmark(tmp_path)
+    assert find_suite(str(folder), tmp_path).high == folder / "HR"
+    assert find_suite(str(folder / "HR"), tmp_path).high == folder / "HR"
+
+
+def test_models_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    paths = [
+        save_model(tmp_path / "a" / "m.pth"),
+        save_model(tmp_path / "b" / "m.pth", small_model(seed=1)),
+    ]
+    methods = distinct_labels([model_method(str(path), CPU) for path in [*paths, paths[0]]])
+    assert [method.label for method in methods] == ["m", "m [2]"]
+
+
+def spec_of(
+    encoder: str = "edsr-baseline", hidden: list[int] | None = None, **args: Any
+) -> dict[str, Any]:
+    encoder_spec = {"name": encoder, "args": {"no_upsampling": True}}
+    imnet = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": hidden or [256] * 4}}
+    return {"name": "liif", "args": {"encoder_spec": encoder_spec, "imnet_spec": imnet, **args}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "row"),
+    [
+        (spec_of(), "edsr-baseline-liif"),
+        (spec_of("rdn"), "rdn-liif"),
+        (spec_of(cell_decode=False), "edsr-baseline-liif (-c)"),
+        (spec_of(feat_unfold=False), "edsr-baseline-liif (-u)"),
+        (spec_of(local_ensemble=False), "edsr-baseline-liif (-e)"),
+        (spec_of(hidden=[256, 256]), "edsr-baseline-liif (-d)"),
+        (spec_of(feat_unfold=False, cell_decode=False), None),
+        (spec_of("rcan"), None),
+        (SPEC, None),
+        (
+            {"name": "metasr", "args": {"encoder_spec": {"name": "rdn", "args": {}}}},
+            "rdn-metasr",
+        ),
+    ],
+)
+def test_models_find_their_row_of_the_paper(spec: dict[str, Any], row: str | None) -> None:
+    assert paper_row(spec) == row
+
+
+def test_tables_show_the_published_row_and_the_difference() -> None:
+    ours = Series("mine", "rdn-liif", (38.20, None, 32.4996))
+    table = make_table("set5", "psnr", "Set5", ["a note"], ["2", "2.5", "4"], [ours])
+    rows = {row.label: row.cells for row in table.rows}
+    assert rows["mine"] == ("38.200", "-", "32.500")
+    assert rows["published (paper)"] == ("38.17", "-", "32.50")
+    assert rows["difference"] == ("+0.030", "-", "+0.000")
+    assert rows["rdn-metasr (paper)"] == ("38.22", "-", "32.38")
+    assert sum("rdn-liif" in label for label in rows) == 0
+    lines = table.markdown().splitlines()
+    assert "| method | x2 | x2.5 | x4 |" in lines
+    assert "| **mine** | 38.200 | - | 32.500 |" in lines
+    ends = {len(line) for line in table.text().splitlines()[2:] if not line.startswith("---")}
+    assert len(ends) == 1, "the last column is flush"
+
+
+def test_the_command_tells_tables_json_and_what_it_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_benchmark(tmp_path / "load")
+    monkeypatch.chdir(tmp_path)
+    model = save_model(tmp_path / "mine.pth")
+    arguments = ["--suite", "set5", "urban100", "--scales", 2, 3.5, "--model", model]
+    arguments += ["--baseline", "bicubic", "nearest", "--json", "out/r.json"]
+    code, output, errors = run(capsys, monkeypatch, *arguments)
+    assert code == 0, errors
+    assert "Urban100: skipped" in output
+    assert "python scripts/prepare_data.py benchmark" in output
+    content = json.loads((tmp_path / "out" / "r.json").read_text())
+    assert content["complete"] is True
+    assert len(content["results"]) == 3 * 2 * 3
+    assert content["methods"][2]["label"] == "mine"
+    assert len(content["methods"][2]["sha256"]) == 64
+    assert content["versions"]["torch"] == torch.__version__
+    values = [r["values"]["psnr"] for r in content["results"] if r["method"] == "mine"][::2]
+    mean = next(row["cells"][0] for row in content["tables"][0]["rows"] if row["label"] == "mine")
+    assert float(mean) == pytest.approx(sum(values) / 3, abs=5e-4)
+    assert f"| **mine** | {mean} |" in (tmp_path / "out" / "r.md").read_text()
+    assert not (tmp_path / "save").exists()
+
+
+def test_two_processes_share_a_suite_and_say_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_benchmark(tmp_path / "load")
+    monkeypatch.chdir(tmp_path)
+    model = save_model(tmp_path / "mine.pth")
+    arguments = ["--suite", "set5", "--scales", 2, 3, "--model", model, "--json"]
+    code, _, errors = run(capsys, monkeypatch, *arguments, "one.json")
+    two = suite_command(*arguments, "two.json", processes=2, cwd=tmp_path)
+    assert (code, two.returncode) == (0, 0), errors + two.stderr
+    results = [
+        json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("one", "two")
+    ]
+    assert [(r["image"], r["scale"]) for r in results[0]] == [
+        (f"photo{n}.png", s) for n in (1, 2, 3) for s in ("2", "3")
+    ]
+    for a, b in zip(*results, strict=True):
+        assert (a["image"], a["scale"], a["method"]) == (b["image"], b["scale"], b["method"])
+        assert a["values"] == pytest.approx(b["values"], abs=1e-4)
+    assert two.stdout.count("Set5, PSNR") == 1, "the main process alone prints"
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+@pytest.mark.parametrize("scale", [pytest.param(s, marks=pytest.mark.slow) for s in "23468"])
+def test_the_published_row_comes_out(reference: Path, tmp_path: Path, scale: str) -> None:
+    data_root = tmp_path / "load"
+    (data_root / "benchmark").mkdir(parents=True)
+    (data_root / "benchmark" / "Set5").symlink_to(reference / "data" / "Set5")
+    method = model_method(str(reference / "weights" / "edsr-baseline-liif.pth"), CPU)
+    records = records_of(data_root, tmp_path / "r.json", [method], scale)
+    published = {"2": 37.988, "3": 34.400, "4": 32.237, "6": 28.955, "8": 26.982}
+    mean = sum(record["values"]["psnr"] for record in records) / 5
+    assert method.row == "edsr-baseline-liif"
+    assert mean == pytest.approx(published[scale], abs=0.002)

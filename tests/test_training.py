@@ -1,0 +1,349 @@
+"""The training loop against plain PyTorch, its schedule, its averages and its records."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+
+import models
+from engine.checkpoint import load_checkpoint
+from engine.config import read_train_config
+from engine.distributed import Processes
+from engine.loading import Batches, make_loader
+from engine.monitor import Board, Throughput, first_lines
+from engine.run import Run
+from engine.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
+from engine.schedule import learning_rate
+from engine.signals import StopRequest
+from engine.sitting import Options, prepare
+from engine.state import make_state, portable
+from engine.training import normalise, train
+from tests.runs import make_pictures, tiny_config
+from utils import ConfigError, DataError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_pictures(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prepared(place: Path, name: str = "run", options: Options | None = None, **changes: Any) -> Run:
+    config = read_train_config(tiny_config(**changes))
+    run = prepare(config, place / name, options or Options(), Processes(), CPU, StopRequest())
+    assert run is not None
+    return run
+
+
+def trained(place: Path, name: str = "run", **changes: Any) -> dict[str, Any]:
+    run = prepared(place, name, **changes)
+    train(run)
+    assert run.outputs is not None
+    run.outputs.folder.release()
+    return load_checkpoint(place / name / "epoch-last.pth")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_every_step_is_that_of_a_plain_loop(place: Path, optimizer: str) -> None:
+    """Normalise, predict, L1, backward, step: written out here once more."""
+    args = {"lr": 1e-2} if optimizer == "adam" else {"lr": 1e-2, "momentum": 0.9}
+    changes = {"optimizer": {"name": optimizer, "args": args}}
+    checkpoint = trained(place, **changes)
+
+    run = prepared(place, "again", **changes)
+    torch.manual_seed(0)
+    model = models.make(run.config.model)
+    maker = torch.optim.Adam if optimizer == "adam" else torch.optim.SGD
+    plain = maker(model.parameters(), **args)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(plain, milestones=[1, 2], gamma=0.5)
+    losses = []
+    for epoch in range(3):
+        run.train_data.batches.start(epoch)
+        for batch in run.train_data.loader:
+            colours = model((batch["inp"] - 0.5) / 0.5, batch["coord"], batch["cell"])
+            loss = (colours - (batch["gt"] - 0.5) / 0.5).abs().mean()
+            plain.zero_grad()
+            loss.backward()
+            plain.step()
+            losses.append(loss.item())
+        schedule.step()
+    for name, value in model.state_dict().items():
+        assert torch.allclose(checkpoint["model"]["sd"][name], value, atol=1e-6, rtol=0), name
+    lines = (place / "run/losses.csv").read_text().splitlines()[1:]
+    assert [float(line.split(",")[2]) for line in lines] == pytest.approx(losses, abs=1e-6)
+
+
+def test_loss_falls_on_a_single_picture(place: Path) -> None:
+    for number in range(1, 6):
+        (place / f"pictures/{number}.png").unlink()
+    losses = losses_of(
+        place, "run", epoch_max=40, epoch_val=None, epoch_save=None, multi_step_lr=None,
+        train_dataset__dataset__args__repeat=4,
+        train_dataset__wrapper={"name": "sr-implicit-downsampled", "args": {"scale_min": 1}},
+        train_dataset__batch_size=1,
+    )  # fmt: skip
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+
+
+def test_the_average_follows_its_definition(place: Path) -> None:
+    """Of what it was it keeps min(decay, (1 + step) / (10 + step))."""
+    run = prepared(place, ema_decay=0.3)
+    state = run.state
+    name = "imnet.layers.0.weight"
+    expected = state.model.state_dict()[name].clone()
+    for step in (1, 2, 30):
+        state.step = step
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        state.average(0.3)
+        keep = min(0.3, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * state.model.state_dict()[name]
+    assert state.ema is not None
+    assert torch.allclose(state.ema.state_dict()[name], expected, atol=1e-6)
+    assert state.evaluated is state.ema
+
+
+def test_checkpoints_hold_what_issue_and_interface_ask_for(place: Path) -> None:
+    checkpoint = trained(place)
+    assert {"model", "optimizer", "epoch", "position", "best", "scheduler", "scaler", "ema", "rng",
+            "config", "versions", "checksum"} <= checkpoint.keys()  # fmt: skip
+    assert checkpoint["model"].keys() == {"name", "args", "sd"}
+    assert checkpoint["optimizer"].keys() == {"name", "args", "sd"}
+    assert checkpoint["config"]["seed"] == 0
+    assert checkpoint["config"]["train_dataset"]["batch_size"] == 4
+    group = checkpoint["optimizer"]["sd"]["param_groups"][0]
+    assert group["fused"] is None
+    saved = {path.name for path in (place / "run").iterdir()}
+    assert saved >= {"config.yaml", "log.txt", "losses.csv", "tensorboard", "epoch-last.pth",
+                     "epoch-best.pth", "epoch-2.pth"}  # fmt: skip
+    assert "epoch-1.pth" not in saved
+    again = read_train_config(place / "run/config.yaml")
+    assert dataclasses.asdict(again) == dataclasses.asdict(read_train_config(tiny_config()))
+
+
+def test_init_takes_the_weights_and_nothing_else(place: Path) -> None:
+    trained(place)
+    run = prepared(place, "fine", init=str(place / "run/epoch-last.pth"), seed=5)
+    expected = load_checkpoint(place / "run/epoch-last.pth")["ema"]
+    for name, value in run.state.model.state_dict().items():
+        assert torch.equal(value, expected[name])
+    assert (run.state.epoch, run.state.step, run.state.best) == (0, 0, None)
+    with pytest.raises(DataError, match=r"init: .*fit"):
+        prepared(place, "other", init=str(place / "run/epoch-last.pth"),
+                 model__args__imnet_spec__args__hidden_list=[9])  # fmt: skip
+
+
+def test_same_seed_same_weights_other_seed_others(place: Path) -> None:
+    sums = [trained(place, f"run{n}", seed=seed)["checksum"] for n, seed in enumerate((0, 0, 1))]
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_random_states_return(place: Path) -> None:
+    run = prepared(place)
+    saved = run.state.checkpoint(run.config)
+    expected = torch.rand(3), random.random(), np.random.rand()
+    run.state.restore(saved, place, 5)
+    again = torch.rand(3), random.random(), np.random.rand()
+    assert torch.equal(expected[0], again[0])
+    assert expected[1:] == again[1:]
+
+
+def losses_of(place: Path, name: str, **changes: Any) -> list[float]:
+    trained(place, name, **changes)
+    lines = (place / name / "losses.csv").read_text().splitlines()[1:]
+    return [float(line.split(",")[2]) for line in lines]
+
+
+def test_bf16_stays_near_fp32(place: Path) -> None:
+    single, half = (losses_of(place, kind, precision=kind) for kind in ("fp32", "bf16"))
+    assert half != single
+    assert half == pytest.approx(single, abs=5e-3)
+
+
+def test_fp16_needs_cuda(place: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16 needs CUDA"):
+        prepared(place, precision="fp16")
+
+
+def test_device_data_is_the_loaders_data(place: Path) -> None:
+    expected = losses_of(place, "plain")
+    kept = losses_of(place, "kept", device_data=True, num_workers=1)
+    assert kept == pytest.approx(expected, abs=1e-6)
+
+
+def test_device_data_refuses_items_of_different_sizes(place: Path) -> None:
+    for name, args, size, words in (
+        ("several", {"scale_max": 3}, 4, "differ in size"),
+        ("single", {"augment": True}, 1, "20x24 inputs with augment; allowed: square"),
+    ):
+        wrapper = {"name": "sr-implicit-downsampled", "args": args}
+        changes = {"train_dataset__wrapper": wrapper, "train_dataset__batch_size": size}
+        with pytest.raises(DataError, match=words):
+            train(prepared(place, name, device_data=True, **changes))
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_same_losses(place: Path) -> None:
+    expected = losses_of(place, "plain")
+    assert losses_of(place, "compiled", compile=True) == pytest.approx(expected, abs=1e-4)
+
+
+def test_without_validation_there_is_no_best(place: Path) -> None:
+    checkpoint = trained(place, epoch_val=None)
+    assert checkpoint["best"] is None
+    assert not (place / "run/epoch-best.pth").exists()
+
+
+def test_learning_rates_by_milestones() -> None:
+    config = read_train_config(tiny_config())
+    rates = [learning_rate(config, step, 5) for step in range(15)]
+    assert rates == [1e-2] * 5 + [5e-3] * 5 + [2.5e-3] * 5
+
+
+def test_learning_rates_along_a_cosine() -> None:
+    schedule = {"name": "cosine", "warmup": 4, "min_lr": 1e-3}
+    config = read_train_config(tiny_config(multi_step_lr=None, lr_schedule=schedule, epoch_max=4))
+    rates = [learning_rate(config, step, 6) for step in range(25)]
+    assert rates[:4] == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2])
+    assert rates[4] == pytest.approx(1e-2)
+    assert rates[14] == pytest.approx((1e-2 + 1e-3) / 2)
+    assert rates[24] == pytest.approx(1e-3)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_normalise_by_channel() -> None:
+    config = read_train_config(tiny_config(data_norm={"inp": {"sub": [0.1, 0.2, 0.3], "div": [2]}}))
+    image = torch.ones(1, 3, 2, 2)
+    result = normalise(image, config.data_norm.inp, 1)
+    assert result[0, :, 0, 0].tolist() == pytest.approx([0.45, 0.4, 0.35])
+    colours = normalise(torch.ones(1, 5, 3), config.data_norm.inp, -1)
+    assert colours[0, 4].tolist() == pytest.approx([0.45, 0.4, 0.35])
+    assert torch.equal(normalise(image, config.data_norm.gt, 1), image)
+
+
+def test_loss_log_keeps_step_with_the_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "losses.csv"
+    log = LossLog(path, 0)
+    for step in range(1, 6):
+        log.add(step, 1, 0.1 * step)
+    assert path.read_text() == LOSSES_HEADER
+    log.flush()
+    exact = path.read_text().splitlines()
+    assert exact[3] == "3,1,0.30000000000000004"
+    with open(path, "a") as file:
+        file.write("6,2,0.1")  # the end of a line is missing
+    LossLog(path, 3)
+    assert path.read_text().splitlines() == exact[:4]
+
+
+def test_run_names() -> None:
+    assert run_name("configs/train_a.yaml", None, None) == "_train_a"
+    assert run_name("configs/train_a.yaml", None, "b") == "_train_a_b"
+    assert run_name("configs/train_a.yaml", "c", None) == "c"
+    for name in ("../x", "/x", ""):
+        with pytest.raises(ConfigError, match="--name"):
+            run_name("a.yaml", name, None)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="no folder to write to"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def events(folder: Path) -> Iterator[Event]:
+    """The records of an event file: length, its checksum, the event, its checksum."""
+    for path in sorted(folder.glob("events*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = Event()
+            event.ParseFromString(data[12 : 12 + length])
+            yield event
+            data = data[16 + length :]
+
+
+def test_tensorboard_holds_the_curves(place: Path) -> None:
+    trained(place)
+    found: dict[str, list[int]] = {}
+    for event in events(place / "run/tensorboard"):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append(event.step)
+            assert math.isfinite(value.simple_value)
+    names = ["train/loss", "train/lr", "val/psnr", "images_per_second", "waiting"]
+    assert all(found[name] == [1, 2, 3] for name in [*names, "peak_memory_gib"])
+
+
+def test_a_board_that_cannot_be_written_costs_the_curves_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    board = Board(tmp_path / "file" / "tensorboard", 1)
+    board.add(1, {"loss": 1.0})
+    assert "going on without" in capsys.readouterr().err
+
+
+def test_waiting_is_told_from_working() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.05)
+            yield number
+
+    throughput = Throughput()
+    for _ in throughput.timed(slow()):
+        time.sleep(0.05)
+        throughput.images += 2
+    figures = throughput.figures()
+    assert 0.3 < figures["waiting"] < 0.7
+    assert 5 < figures["images_per_second"] < 20.1
+
+
+def test_many_messages_are_counted() -> None:
+    assert first_lines(["a", "b"]) == "a; b"
+    assert first_lines(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"
+
+
+@pytest.mark.cuda
+def test_cuda_in_all_precisions(place: Path) -> None:
+    for precision in ("fp32", "bf16", "fp16"):
+        config = read_train_config(tiny_config(precision=precision, num_workers=1))
+        cuda = torch.device("cuda", 0)
+        run = prepare(config, place / precision, Options(), Processes(), cuda, StopRequest())
+        assert run is not None
+        train(run)
+        assert load_checkpoint(place / precision / "epoch-last.pth")["step"] == 15
+
+
+@pytest.mark.cuda
+def test_cuda_resumes_the_scaler(place: Path) -> None:
+    config = read_train_config(tiny_config(precision="fp16", epoch_max=2))
+    cuda = torch.device("cuda", 0)
+    state = make_state(config, cuda)
+    assert state.scaler.is_enabled()
+    saved = state.checkpoint(config)
+    assert saved["scaler"]["scale"] == 65536.0
+    assert portable(state.optimizer.state_dict())["param_groups"][0]["fused"] is None
+
+
+def test_the_loader_gives_no_batch_beyond_the_epoch(place: Path) -> None:
+    run = prepared(place)
+    batches = Batches(18, 4, seed=0, training=True)
+    loader = make_loader(
+        run.train_data.wrapper, batches, stream=0, num_workers=0, on_bad_image="stop"
+    )
+    batches.start(0, 5)
+    assert list(loader) == []
