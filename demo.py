@@ -24,10 +24,10 @@ from engine.jobs import Job, plan_jobs, share
 from engine.runtime import (
     PRECISIONS,
     Parser,
-    check_precision,
     choose_device,
     run_script,
     say,
+    settle_precision,
 )
 from engine.weights import DEFAULT, load_model
 from engine.zoom import (
@@ -154,6 +154,7 @@ class Decoder:
 
     model: nn.Module
     device: torch.device
+    precision: str
     name: str
 
 
@@ -162,9 +163,9 @@ def read_decoder(options: argparse.Namespace) -> Decoder | None:
     if options.baseline is not None:
         return None
     device = choose_device(options.gpu)
-    check_precision(device, options.precision)
+    precision = settle_precision(device, options.precision)
     model = load_model(options.model, device, options.raw_weights)
-    return Decoder(model, device, Path(options.model or DEFAULT).stem)
+    return Decoder(model, device, precision, Path(options.model or DEFAULT).stem)
 
 
 def render_film(options: argparse.Namespace) -> None:
@@ -180,7 +181,7 @@ def render_film(options: argparse.Namespace) -> None:
     if decoder is None:
         enlarge_frame = by_resizing(pixels)
     else:
-        enlarge_frame = by_model(decoder.model, decoder.device, options.precision, pixels, film)
+        enlarge_frame = by_model(decoder.model, decoder.device, decoder.precision, pixels, film)
     with tqdm(desc=path.name, total=len(film.boxes), unit="frame", disable=None) as bar:
         write_film(path, frames_of(pixels, film, enlarge_frame, bar.update))
 
@@ -211,7 +212,7 @@ def render_all(options: argparse.Namespace) -> None:
     if decoder is None:
         painter, name = baseline_painter(options.baseline), options.baseline
     else:
-        painter = model_painter(decoder.model, decoder.device, options.precision)
+        painter = model_painter(decoder.model, decoder.device, decoder.precision)
         name = decoder.name
     request = Request(options.resolution, options.scale, options.box)
     skipped = failed = 0

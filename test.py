@@ -11,12 +11,12 @@ import dataclasses
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engine import baselines, distributed
-from engine.config import config_dict, read_test_config
+from engine.config import Precision, config_dict, read_test_config
 from engine.metrics import METRICS, check_metrics
-from engine.runtime import PRECISIONS, Parser, check_precision, run_script, say
+from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.suite_pictures import save_picture
 from engine.suite_report import SuiteOptions, run_and_report
 from engine.suite_results import write_json
@@ -95,10 +95,9 @@ def check_arguments(options: argparse.Namespace) -> None:
 def test_configuration(options: argparse.Namespace) -> None:
     """`--config`: ends with the line `result: 37.9877`."""
     config = read_test_config(options.config, options.set)
-    if options.precision:
-        config = dataclasses.replace(config, precision=options.precision)
     processes, device = distributed.start(options.gpu)
-    check_precision(device, config.precision)
+    precision = settle_precision(device, options.precision or config.precision)
+    config = dataclasses.replace(config, precision=cast(Precision, precision))
     method: Any = options.baseline[0] if options.baseline else None
     label = baselines.label(method) if method else options.model[0]
     if method is None:

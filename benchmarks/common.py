@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from engine.runtime import PRECISIONS, has_bf16
+
 # Side of the square matrices whose product gives the rate that shares are shares of.
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
@@ -55,8 +56,11 @@ class Contender:
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark of models has."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=PRECISIONS)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made.add_argument("--device", default=device)
+    # A processor that imitates bf16 would take hours.
+    precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    made.add_argument("--precisions", nargs="+", default=precisions, choices=PRECISIONS)
     made.add_argument("--rounds", type=int, default=7)
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--compile", action="store_true", help="also with torch.compile")

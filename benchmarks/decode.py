@@ -19,7 +19,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from benchmarks.common import PRECISIONS, Contender, machine, measure, parser, table
+from benchmarks.common import Contender, machine, measure, parser, table
+from engine.runtime import PRECISIONS
 from tests.oracle import CHUNK, plain
 from utils import make_coord
 

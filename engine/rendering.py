@@ -16,7 +16,7 @@ import models
 from datasets.images import read_photo
 from engine.checkpoint import read_tensors, write_whole
 from engine.features import FeatureSource, encode_whole
-from engine.runtime import PRECISIONS, autocast, check_precision, choose_device
+from engine.runtime import PRECISIONS, autocast, choose_device, usable_precision
 from engine.tiling import WINDOW, Box, Grid, codes_of, render_bands, to_colours
 from engine.weights import load_with_spec
 from utils import ConfigError, DataError
@@ -69,7 +69,7 @@ class ContinuousImage:
                 or 16 bits over their range, or float in [0, 1].
             model: as `engine.weights.load_model` takes it, or a model on its device.
             device: where to work; default: that of the model, or the best there is.
-            precision: fp32, bf16, or on CUDA fp16.
+            precision: fp32, bf16 (fp32 on a CPU that has none), or on CUDA fp16.
             raw_weights: not the weights' average, where a checkpoint holds one.
             spec: {name, args} of a model that is given as a module; only `save` needs it.
 
@@ -83,6 +83,7 @@ class ContinuousImage:
         else:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
+        precision = usable_precision(place, precision)
         features = encode_whole(module, pixels, place, precision)
         return cls(module, features, (pixels.shape[0], pixels.shape[1]), precision, spec)
 
@@ -200,10 +201,10 @@ class ContinuousImage:
             raise DataError(f"{path}: damaged (weights or features do not fit the model)")
         model.load_state_dict(given, strict=False)
         place = torch.device(device) if device else choose_device()
-        check_precision(place, content["precision"])
+        precision = usable_precision(place, content["precision"])
         size = (height, width)
         module = model.to(place).eval()
-        return cls(module, features.to(place), size, content["precision"], content["model"])
+        return cls(module, features.to(place), size, precision, content["model"])
 
 
 def of_encoder(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -61,21 +62,43 @@ def choose_device(gpu: str | None = None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """Raises ConfigError where the device can't compute in this precision."""
+@functools.cache
+def has_bf16(kind: str) -> bool:
+    """Whether devices of this kind compute in bfloat16 here.
+
+    A CPU without instructions for it imitates them, hundreds of times slower than fp32.
+    """
+    return kind != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def usable_precision(device: torch.device, precision: str) -> str:
+    """What `precision` comes to on a device: itself, or fp32 for bf16 on a CPU without bf16.
+
+    Raises:
+        ConfigError: an unknown precision, or fp16 without CUDA.
+    """
     if precision not in PRECISIONS:
         allowed = ", ".join(PRECISIONS)
         raise ConfigError(f"precision: {precision!r} given; allowed: {allowed}")
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError(f"precision: fp16 needs CUDA; allowed on {device.type}: fp32, bf16")
+    return "fp32" if precision == "bf16" and not has_bf16(device.type) else precision
+
+
+def settle_precision(device: torch.device, precision: str) -> str:
+    """`usable_precision`, with a line for the user where it is not the one asked for."""
+    usable = usable_precision(device, precision)
+    if usable != precision:
+        say(f"precision {precision}: this {device.type.upper()} has none; computing in {usable}")
+    return usable
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Context in which matrix products run in `precision`: "fp32", "bf16" or "fp16"."""
-    check_precision(device, precision)
-    if precision == "fp32":
+    """Context in which matrix products run in what `precision` comes to on this device."""
+    usable = usable_precision(device, precision)
+    if usable == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+    return torch.autocast(device.type, dtype=PRECISIONS[usable])
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

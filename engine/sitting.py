@@ -21,7 +21,7 @@ from engine.monitor import Board, Profile
 from engine.resume import Found, find_checkpoint, fingerprint, refuse_differences
 from engine.run import Data, Outputs, Run
 from engine.run_folder import LossLog, RunFolder
-from engine.runtime import check_precision, say
+from engine.runtime import say, settle_precision, usable_precision
 from engine.schedule import learning_rate
 from engine.signals import StopRequest
 from engine.state import make_state
@@ -52,7 +52,7 @@ def prepare(
         ConfigError: settings that this machine or the folder's run do not allow.
         DataError: files that can't be read or written.
     """
-    check_precision(device, config.precision)
+    settle_precision(device, config.precision)
     folder = RunFolder(path) if processes.is_main else None
 
     def find() -> Found | None:
@@ -159,7 +159,8 @@ def describe(run: Run, found: Found | None) -> None:
     weights = sum(parameter.numel() for parameter in state.model.parameters())
     run.log(
         f"{run.path}: {config.model['name']} with {weights:,} weights, "
-        f"{config.precision} on {run.device}, {run.processes.count} process(es)"
+        f"{usable_precision(run.device, config.precision)} on {run.device}, "
+        f"{run.processes.count} process(es)"
     )
     for name, data in (("train", run.train_data), ("val", run.val_data)):
         if data is not None:

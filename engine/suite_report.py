@@ -18,7 +18,7 @@ import torch
 
 from engine import distributed
 from engine.metrics import parse_scale, scale_text
-from engine.runtime import check_precision, say
+from engine.runtime import say, settle_precision
 from engine.suite_data import LR_SOURCES, Pictures, Scale, SuiteData, find_suite
 from engine.suite_pictures import SuitePictures
 from engine.suite_results import ResultStore
@@ -84,11 +84,11 @@ def run_and_report(options: argparse.Namespace) -> int:
     root = options.data_root or Path("load")
     found = [find_suite(name, root) for name in dict.fromkeys(options.suite)]
     processes, device = distributed.start(options.gpu)
-    check_precision(device, options.precision or "fp32")
+    precision = settle_precision(device, options.precision or "fp32")
     suites, skipped = open_suites(found, scales, options.lr or "paper")
     if not suites:
         raise DataError("; ".join(skip.line() for skip in skipped))
-    methods = make_methods(options, device)
+    methods = make_methods(options, device, precision)
     path = options.json or progress_path(methods, options)
     store = ResultStore(path, processes.rank, processes.count)
     if store.found and processes.is_main:
@@ -145,14 +145,14 @@ def open_suites(
     return suites, skipped
 
 
-def make_methods(options: argparse.Namespace, device: torch.device) -> list[Method]:
+def make_methods(options: argparse.Namespace, device: torch.device, precision: str) -> list[Method]:
     """Plain resizers first, as in the paper's tables; then models."""
     methods = [baseline_method(name, device) for name in options.baseline]
     methods += [
         model_method(
             name,
             device,
-            precision=options.precision or "fp32",
+            precision=precision,
             self_ensemble=options.self_ensemble,
             raw_weights=options.raw_weights,
             eval_bsize=options.eval_bsize,

@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from engine import runtime
 from tests.runs import RUN, WarmRuns, outcome, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,12 @@ def reference() -> Path:
     if not path.is_dir():
         pytest.skip(f"LIIF_REFERENCE: {folder} is no folder")
     return path
+
+
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computes in bfloat16 also on a processor that can only imitate it, slowly: for small work."""
+    monkeypatch.setattr(runtime, "has_bf16", lambda kind: True)
 
 
 @pytest.fixture(scope="session")

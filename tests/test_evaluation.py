@@ -16,6 +16,7 @@ from engine.checkpoint import load_model
 from engine.config import DataNorm, Norm, TestConfig, read_test_config
 from engine.distributed import Processes
 from engine.evaluation import Evaluation, enlarge_picture, evaluate, from_uint8, predict
+from engine.runtime import has_bf16
 from engine.testing import TestSettings, make_wrapper, run_test
 from tests.small import HALF, downsampled, photograph, psnr_by_hand, render_by_hand, small_model
 from utils import ConfigError, DataError, make_coord
@@ -84,6 +85,7 @@ def test_the_size_of_chunks_changes_nothing() -> None:
     assert (whole - parts).abs().max() < 1e-6
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_reaches_the_model(precision: str) -> None:
     torch.manual_seed(0)
@@ -259,6 +261,7 @@ def test_bicubic_gives_the_published_figures(root: Path, reference: Path, scale:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not has_bf16("cpu"), reason="this processor has no bf16")
 @pytest.mark.parametrize("scale", [2, 3, 4, 6, 8])
 def test_bf16_stays_close_to_the_published_figures(
     root: Path, reference: Path, published_model: nn.Module, scale: int

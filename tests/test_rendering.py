@@ -166,6 +166,7 @@ def test_global_pooling_is_said_and_encoded_whole(capsys: pytest.CaptureFixture[
     assert "global pooling" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("bf16")
 def test_low_precision_tiles_agree_with_one_piece() -> None:
     model, pixels = MODELS["liif-111"], picture(20, 24)
     result = tiled(model, pixels, Grid((20, 24), 50, 60), tile=6, precision="bf16")
@@ -381,6 +382,7 @@ def test_what_is_no_photograph_is_refused(photo: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["liif-111", "liif-rcan", "metasr", "upsampling-2"])
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_saved_representations_render_the_same_bytes(
     name: str, precision: str, tmp_path: Any

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.runtime import autocast, choose_device, parse_gpu
+from engine import runtime
+from engine.runtime import autocast, choose_device, parse_gpu, settle_precision
 from utils import ConfigError
 
 CPU = torch.device("cpu")
@@ -32,6 +33,7 @@ def test_gpu_without_cuda_is_the_cpu_and_one_line(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "--gpu 0: there is no CUDA here; running on the CPU\n"
 
 
+@pytest.mark.usefixtures("bf16")
 def test_autocast_changes_products_only() -> None:
     a = torch.ones(2, 2)
     with autocast(CPU, "bf16"):
@@ -39,6 +41,19 @@ def test_autocast_changes_products_only() -> None:
         assert (a + a).dtype == torch.float32
     with autocast(CPU, "fp32"):
         assert (a @ a).dtype == torch.float32
+
+
+def test_bf16_without_instructions_is_fp32_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runtime, "has_bf16", lambda kind: kind != "cpu")
+    a = torch.full((2, 2), 1 + 2**-10)  # bfloat16 would round it to 1
+    with autocast(CPU, "bf16"):
+        assert torch.equal(a @ a, torch.full((2, 2), 2 * (1 + 2**-10) ** 2))
+    assert settle_precision(CPU, "bf16") == "fp32"
+    assert settle_precision(torch.device("cuda"), "bf16") == "bf16"
+    assert settle_precision(CPU, "fp32") == "fp32"
+    assert capsys.readouterr().err == "precision bf16: this CPU has none; computing in fp32\n"
 
 
 def test_precision_refused() -> None:

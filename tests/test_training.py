@@ -168,6 +168,7 @@ def losses_of(place: Path, name: str, **changes: Any) -> list[float]:
     return [float(line.split(",")[2]) for line in lines]
 
 
+@pytest.mark.usefixtures("bf16")
 def test_bf16_stays_near_fp32(place: Path) -> None:
     single, half = (losses_of(place, kind, precision=kind) for kind in ("fp32", "bf16"))
     assert half != single
