@@ -227,7 +227,7 @@ class Arena:
         if ended.code and not self.well_said(case, ended):
             return f"not one line: {ended.err}"
         after = contents(self.scene)
-        if "executed" in after or "executed" in contents(Path.cwd()):
+        if "executed" in after or Path("executed").exists():
             return "code in the file was run"
         own = {case.target.place: case.content}
         if case.target.place.startswith(("_bin", "save")):
