@@ -25,11 +25,11 @@ def resize_batch(pixels: Tensor, before: Tensor, after: Tensor, largest: tuple[i
     items, height, width, _ = pixels.shape
     across = cubic_weights(before[:, 1], after[:, 1], width, largest[1], pixels.dtype)
     down = cubic_weights(before[:, 0], after[:, 0], height, largest[0], pixels.dtype)
-    # (B, 1, new width, width) @ (B, height, width, 3) -> (B, height, new width, 3)
-    pixels = to_bytes(across[:, None] @ pixels)
+    # (B, new width, width) @ (B, width, height * 3) -> (B, new width, height * 3)
+    pixels = to_bytes(across @ pixels.transpose(1, 2).reshape(items, width, -1))
     # (B, new height, height) @ (B, height, new width * 3) -> (B, new height, new width * 3)
-    pixels = to_bytes(down @ pixels.reshape(items, height, -1))
-    return pixels.view(items, largest[0], largest[1], 3)
+    pixels = pixels.view(items, -1, height, 3).transpose(1, 2).reshape(items, height, -1)
+    return to_bytes(down @ pixels).view(items, largest[0], largest[1], 3)
 
 
 def to_bytes(total: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class Decode(torch.autograd.Function):
                 for layer in reversed(range(n)):
                     x = kept[i * n + layer]
                     add_product(weight_grads[layer], x.t(), g)
-                    bias_grads[layer] += g.sum(0)
+                    bias_grads[layer] += g.sum(0, dtype=torch.float32)
                     out = work.give(layer % 2, x.shape[0], x.shape[1], x.dtype, x)
                     g = torch.mm(g, weights[layer], out=out)
                     torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g)

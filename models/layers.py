@@ -48,7 +48,7 @@ class MeanShift(nn.Conv2d):
     def __init__(self, rgb_range: float, sign: int) -> None:
         super().__init__(3, 3, kernel_size=1)
         self.weight = frozen(torch.eye(3).view(3, 3, 1, 1))
-        self.bias = frozen(sign * rgb_range * torch.tensor(DIV2K_MEAN))
+        self.bias = frozen(torch.tensor([sign * rgb_range * mean for mean in DIV2K_MEAN]))
 
 
 def frozen(value: Tensor) -> nn.Parameter:

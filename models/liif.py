@@ -164,7 +164,10 @@ class LIIF(nn.Module):
         if self.cell_decode:
             if cell is None:
                 raise ValueError("cell: needed by a model with cell decoding")
-            relative = cell.float() * columns.new_tensor(size or window)
+            height, width = size or window
+            # By numbers, not by a tensor of them: that would be a copy for which a GPU waits.
+            cell = cell.float()
+            relative = torch.stack([cell[..., 0] * height, cell[..., 1] * width], dim=-1)
             columns = torch.cat([columns, relative.expand_as(columns)], dim=-1)
         table = feat.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, C)
         answers = decode(
