@@ -24,6 +24,7 @@ import models
 from benchmarks import common
 from engine import tiling
 from engine.features import make_source, to_network
+from engine.normalisation import PAPER, denormalise
 from engine.tiling import Grid, render_bands, to_pixels
 from tests import oracle
 from utils import make_coord
@@ -55,7 +56,8 @@ def plain_renderer(size: int, scale: float, device: torch.device) -> Render:
         coord = make_coord((length, length))[None].to(device)
         cell = torch.full_like(coord, 2 / length)
         colours = oracle.predict(model, to_network(pixels).to(device), coord, cell)
-        return to_pixels(colours.view(length, length, 3), np.dtype(np.uint8))
+        colours = denormalise(colours, PAPER.gt).view(length, length, 3)
+        return to_pixels(colours, np.dtype(np.uint8))
 
     return render
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from engine.normalisation import norm_of_checkpoint
 from engine.runtime import Parser, run_script
 from utils import ConfigError, DataError, UserError, count_values
 
@@ -228,7 +229,10 @@ def load_model(
 def model_of(
     checkpoint: Mapping[str, Any], path: str | Path, raw_weights: bool = False
 ) -> nn.Module:
-    """The model that a loaded checkpoint describes, with its weights, on the CPU."""
+    """The model that a loaded checkpoint describes, with its weights, on the CPU.
+
+    It carries the normalisation that it was trained with (`engine.normalisation.norm_of`).
+    """
     use_ema = checkpoint.get("ema") is not None and not raw_weights
     weights = checkpoint["ema"] if use_ema else checkpoint["model"]["sd"]
     numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
@@ -239,8 +243,9 @@ def model_of(
     try:
         model = models.make({**checkpoint["model"], "sd": weights}, load_sd=True)
         check_answers(model, checkpoint["model"]["name"])
+        model.data_norm = norm_of_checkpoint(checkpoint)  # type: ignore[assignment]
         return model
-    except UserError as error:
+    except (UserError, ValueError) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
 
 

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 import utils
 from engine import baselines
-from engine.config import DataNorm, Norm
+from engine.config import DataNorm
 from engine.loading import checked
 from engine.metrics import EvalType, make_measures
+from engine.normalisation import denormalise, normalise
 from engine.runtime import autocast
 from utils import ConfigError
 
@@ -56,18 +57,6 @@ class Evaluation:
         values = [image.values.get(metric) for image in self.images]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
-
-
-def normalise(image: Tensor, norm: Norm) -> Tensor:
-    """(..., 3, h, w) in [0, 1] as the network sees it: (x - sub) / div."""
-    sub, div = (image.new_tensor(values).view(-1, 1, 1) for values in (norm.sub, norm.div))
-    return (image - sub) / div
-
-
-def denormalise(colours: Tensor, norm: Norm) -> Tensor:
-    """(..., 3), as the network gives it, back to [0, 1] and clamped there; not rounded."""
-    sub, div = (colours.new_tensor(values) for values in (norm.sub, norm.div))
-    return (colours * div + sub).clamp(0, 1)
 
 
 def query_limit(model: nn.Module, pictures: int, eval_bsize: int | None) -> int:
@@ -142,7 +131,7 @@ def enlarge_picture(
     """
     coord = utils.make_coord(size).to(picture.device).unsqueeze(0)  # (1, height * width, 2)
     cell = coord.new_tensor([2 / size[0], 2 / size[1]]).expand_as(coord)
-    inp = normalise(picture.unsqueeze(0), data_norm.inp)
+    inp = normalise(picture.unsqueeze(0), data_norm.inp, 1)
     with torch.inference_mode(), autocast(picture.device, precision):
         colours = predict(model, inp, coord, cell, eval_bsize, self_ensemble)
     return as_pictures(denormalise(colours, data_norm.gt), size)[0]
@@ -186,7 +175,7 @@ def evaluate(
     """
 
     def answer(batch: Batch) -> Tensor:
-        inp = normalise(batch["inp"], data_norm.inp)
+        inp = normalise(batch["inp"], data_norm.inp, 1)
         colours = predict(model, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
         return denormalise(colours, data_norm.gt)
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.config import DataNorm
+from engine.normalisation import PAPER, norm_of, normalise
 from engine.runtime import autocast, say
 from engine.tiling import Source, Span, cuts, pixels_around
 from models.layers import channels_last
@@ -37,7 +39,8 @@ class PixelSource:
         """Codes of these rows and columns as `encode` makes them of input pixels."""
         top, bottom = pixels_around(self, 0, rows)
         left, right = pixels_around(self, 1, columns)
-        feat = encode(to_network(self.pixels[top:bottom, left:right]).to(self.device))
+        pixels = to_network(self.pixels[top:bottom, left:right], norm_of(self.model))
+        feat = encode(pixels.to(self.device))
         return cut_out(feat, rows, columns, (top * self.upscale, left * self.upscale))
 
 
@@ -77,12 +80,12 @@ def cut_out(feat: Tensor, rows: Span, columns: Span, origin: tuple[int, int]) ->
     return channels_last(part)
 
 
-def to_network(pixels: np.ndarray) -> Tensor:
-    """Pixels (h, w, 1 to 4), as PixelSource takes them, as float32 (1, 3, h, w) in [-1, 1]."""
+def to_network(pixels: np.ndarray, norm: DataNorm = PAPER) -> Tensor:
+    """Pixels (h, w, 1 to 4), as PixelSource takes them, as the network does: (1, 3, h, w)."""
     colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., [0, 0, 0]]
     whole = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
     values = torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1), np.float32))
-    return values.div_(whole).sub_(0.5).div_(0.5).unsqueeze(0)
+    return normalise(values.div_(whole).unsqueeze(0), norm.inp, 1)
 
 
 @torch.inference_mode()
@@ -96,7 +99,7 @@ def encode_whole(
     encoder = cast(Callable[[Tensor], Tensor], model.encoder)
     with autocast(device, precision):
         if model.halo is None:
-            return encoder(channels_last(to_network(pixels).to(device)))
+            return encoder(channels_last(to_network(pixels, norm_of(model)).to(device)))
         source = PixelSource(model, pixels, device)
         height, width = (length * source.upscale for length in source.size)
         side = max(512, 2 * source.margin) * source.upscale

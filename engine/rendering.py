@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +17,9 @@ import models
 from datasets.images import read_photo
 from engine.checkpoint import read_tensors, write_whole
 from engine.features import FeatureSource, encode_whole
+from engine.normalisation import denormalise, norm_of, norm_of_checkpoint
 from engine.runtime import PRECISIONS, autocast, choose_device, usable_precision
-from engine.tiling import WINDOW, Box, Grid, codes_of, render_bands, to_colours
+from engine.tiling import WINDOW, Box, Grid, codes_of, render_bands
 from engine.weights import load_with_spec
 from utils import ConfigError, DataError
 
@@ -151,7 +153,7 @@ class ContinuousImage:
             cells = cell.to(part).expand_as(part)
             origin = rows[0], columns[0]
             parts.append(query_rgb(feat, part[None], cells[None], size=size, origin=origin)[0])
-        return to_colours(torch.cat(parts)).cpu()
+        return denormalise(torch.cat(parts), norm_of(self.model).gt).cpu()
 
     def save(self, path: PathLike) -> None:
         """Write the representation: features, and the weights that decode them.
@@ -170,6 +172,7 @@ class ContinuousImage:
             "features": self._source.features.cpu(),
             "size": list(self.size),
             "precision": self.precision,
+            "config": {"data_norm": dataclasses.asdict(norm_of(self.model))},
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -189,7 +192,8 @@ class ContinuousImage:
             raise DataError(f"{path}: no represented photograph ({problem})")
         try:
             model = models.make(content["model"])
-        except ConfigError as error:
+            model.data_norm = norm_of_checkpoint(content)  # type: ignore[assignment]
+        except (ConfigError, ValueError) as error:
             raise DataError(f"{path}: {' '.join(str(error).split())}") from error
         own = {key: value for key, value in model.state_dict().items() if not of_encoder(key)}
         given, features = content["sd"], content["features"]

@@ -19,17 +19,15 @@ from tqdm import tqdm
 
 from engine import baselines
 from engine.checkpoint import load_checkpoint, model_of
-from engine.config import DataNorm, Norm
 from engine.distributed import Processes
 from engine.evaluation import Picture, enlarge_picture, from_uint8
 from engine.metrics import make_measures, scale_text
+from engine.normalisation import norm_of
 from engine.suite_data import Image, Pictures, Scale, SuiteData
 from engine.suite_results import ResultStore
 from engine.tables import paper_row
 from engine.weights import find_weights, is_safetensors, read_safetensors
 from utils import DataError
-
-HALF = Norm(sub=[0.5], div=[0.5])  # what the paper's models see, where a checkpoint says nothing
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def model_method(
     path = find_weights(name)
     checkpoint = read_safetensors(path) if is_safetensors(path) else load_checkpoint(path)
     model = model_of(checkpoint, path, raw_weights).to(device).eval()
-    norm = checkpoint_norm(checkpoint)
+    norm = norm_of(model)
     spec = {key: checkpoint["model"][key] for key in ("name", "args")}
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
@@ -110,14 +108,6 @@ def model_method(
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def checkpoint_norm(checkpoint: dict[str, Any]) -> DataNorm:
-    """The normalisation that the model was trained with: the checkpoint's own, else the paper's."""
-    recorded = (checkpoint.get("config") or {}).get("data_norm")
-    if not isinstance(recorded, dict):
-        return DataNorm(inp=HALF, gt=HALF)
-    return DataNorm(**{key: Norm(**value) for key, value in recorded.items()})
 
 
 def model_label(path: Path) -> str:

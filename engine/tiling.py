@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.normalisation import denormalise, norm_of
 from engine.runtime import autocast
 from utils import ConfigError, axis_coord
 
@@ -269,7 +270,7 @@ def chunks(band: Span, block: Span, queries: int) -> Iterator[tuple[Span, Span]]
 def query_part(
     source: Source, grid: Grid, feat: Tensor, origin: tuple[int, int], rows: Span, columns: Span
 ) -> Tensor:
-    """Colours in the network's units of a piece of the grid: float32 (n, m, 3)."""
+    """Colours in [0, 1] of a piece of the grid: float32 (n, m, 3)."""
     y = grid.rows[slice(*rows)].to(feat.device)
     x = grid.columns[slice(*columns)].to(feat.device)
     shape = len(y), len(x)
@@ -277,17 +278,11 @@ def query_part(
     cell = coord.new_tensor(grid.cell).expand_as(coord)
     size = (source.size[0] * source.upscale, source.size[1] * source.upscale)
     colours = source.model.query_rgb(feat, coord, cell, size=size, origin=origin)  # type: ignore[operator]
-    return colours.view(*shape, 3)
+    return denormalise(colours, norm_of(source.model).gt).view(*shape, 3)
 
 
 def to_pixels(colours: Tensor, dtype: np.dtype) -> np.ndarray:
-    """Colours in the network's units as pixels, rounded where these are whole numbers."""
-    colours = to_colours(colours)
+    """Colours in [0, 1] as pixels, rounded where these are whole numbers."""
     if dtype.kind == "f":
         return colours.cpu().numpy()
     return colours.mul_(np.iinfo(dtype).max).round_().cpu().numpy().astype(dtype)
-
-
-def to_colours(colours: Tensor) -> Tensor:
-    """From the network's units, -1 to 1, to [0, 1], clamped."""
-    return (colours * 0.5 + 0.5).clamp_(0, 1)

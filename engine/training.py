@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from engine.config import Norm
 from engine.evaluation import evaluate
 from engine.loading import checked, share
 from engine.monitor import Board, StepReport, Throughput, first_lines, peak_memory
+from engine.normalisation import normalise
 from engine.panels import training_panel
 from engine.records import report_step, settle
 from engine.run import TENSORS, Run, save, save_last
@@ -127,16 +127,6 @@ def backward(run: Run, batch: Mapping[str, Any], items: int) -> Tensor:
             run.state.scaler.scale(loss * count).backward()
         total = total + loss.detach()
     return total
-
-
-def normalise(values: Tensor, norm: Norm, axis: int) -> Tensor:
-    """(x - sub) / div along the axis of colours; single numbers without a copy to the GPU."""
-    if len(norm.sub) == len(norm.div) == 1:
-        return (values - norm.sub[0]) / norm.div[0]
-    shape = [1] * values.dim()
-    shape[axis] = -1
-    sub, div = (values.new_tensor(numbers).view(shape) for numbers in (norm.sub, norm.div))
-    return (values - sub) / div
 
 
 def validate(run: Run) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.checkpoint import layout_problem, load_checkpoint, model_of, write_whole
 from engine.download import download
+from engine.normalisation import norm_of
 from utils import ConfigError, DataError, nearest_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,6 +154,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         spec = json.loads(metadata.get("model", "null"))
+        norm = json.loads(metadata.get("data_norm", "null"))
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged file raises the package's own errors, or json's
@@ -159,22 +162,27 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: damaged, or no safetensors file ({reason})") from error
     if not isinstance(spec, dict):
         raise DataError(f"{path}: no model (its metadata has no specification)")
-    checkpoint = {"model": {**spec, "sd": state}}
+    checkpoint = {"model": {**spec, "sd": state}, "config": {"data_norm": norm}}
     problem = layout_problem(checkpoint)
     if problem:
         raise DataError(f"{path}: no model ({problem})")
     return checkpoint
 
 
-def write_safetensors(path: Path, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write weights with the model's specification {name, args} in the file's metadata.
+def write_safetensors(path: Path, spec: Mapping[str, Any], model: nn.Module) -> None:
+    """Write weights, with specification {name, args} and normalisation in the file's metadata.
 
     Raises:
         ConfigError: the package safetensors is missing.
         DataError: the file can't be written; what was there under that name is untouched.
     """
     safetensors = import_optional("safetensors.torch", "to write .safetensors files")
-    metadata = {"format": "pt", "model": json.dumps({key: spec[key] for key in ("name", "args")})}
+    metadata = {
+        "format": "pt",
+        "model": json.dumps({key: spec[key] for key in ("name", "args")}),
+        "data_norm": json.dumps(dataclasses.asdict(norm_of(model))),
+    }
+    state = model.state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     write_whole(path, safetensors.save(tensors, metadata))
 

@@ -225,7 +225,7 @@ def main(given: Sequence[str] | None = None) -> int:
     options = parse_arguments(given)
     model, spec = load_with_spec(options.model, "cpu", options.raw_weights)
     if options.safetensors is not None:
-        write_safetensors(options.safetensors, spec, model.state_dict())
+        write_safetensors(options.safetensors, spec, model)
         confirm(options.safetensors, model, load_model(options.safetensors))
     if options.onnx is not None:
         write_onnx(model, options.onnx)

@@ -333,7 +333,7 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     checkpoint = make_checkpoint(tmp_path / "model.pth")
     path = tmp_path / "model.safetensors"
-    weights.write_safetensors(path, SPEC, checkpoint["model"]["sd"])
+    weights.write_safetensors(path, SPEC, weights.load_model(tmp_path / "model.pth"))
     model = weights.load_model(path)
     for name, value in model.state_dict().items():
         assert torch.equal(value, checkpoint["model"]["sd"][name]), name
@@ -344,9 +344,9 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "short", "no spec", "checkpoint", "missing"])
 def test_what_is_no_export_is_refused(damage: str, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
-    checkpoint = make_checkpoint(tmp_path / "model.pth")
+    make_checkpoint(tmp_path / "model.pth")
     path = tmp_path / "model.safetensors"
-    weights.write_safetensors(path, SPEC, checkpoint["model"]["sd"])
+    weights.write_safetensors(path, SPEC, weights.load_model(tmp_path / "model.pth"))
     if damage == "empty":
         path.write_bytes(b"")
     elif damage == "short":

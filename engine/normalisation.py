@@ -1,0 +1,59 @@
+"""Between [0, 1] and the units that a network sees and answers in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from engine.config import DataNorm, Norm
+
+HALF = Norm(sub=[0.5], div=[0.5])
+PAPER = DataNorm(inp=HALF, gt=HALF)  # what the paper's models see, where a checkpoint says nothing
+
+
+def normalise(values: Tensor, norm: Norm, axis: int) -> Tensor:
+    """(x - sub) / div along the axis of colours."""
+    sub, div = factors(values, norm, axis)
+    return (values - sub) / div
+
+
+def denormalise(colours: Tensor, norm: Norm) -> Tensor:
+    """(..., 3), as the network gives it, back to [0, 1] and clamped there; not rounded."""
+    sub, div = factors(colours, norm, -1)
+    return (colours * div + sub).clamp_(0, 1)
+
+
+def factors(values: Tensor, norm: Norm, axis: int) -> tuple[Any, Any]:
+    """sub and div; single numbers stay numbers, which a GPU need not be sent and wait for."""
+    if len(norm.sub) == len(norm.div) == 1:
+        return norm.sub[0], norm.div[0]
+    shape = [1] * values.dim()
+    shape[axis] = -1
+    return values.new_tensor(norm.sub).view(shape), values.new_tensor(norm.div).view(shape)
+
+
+def norm_of_checkpoint(checkpoint: Mapping[str, Any]) -> DataNorm:
+    """The normalisation that a checkpoint's model was trained with: its own, else the paper's.
+
+    Raises:
+        ValueError: what is recorded there is none.
+    """
+    recorded = (checkpoint.get("config") or {}).get("data_norm")
+    if recorded is None:
+        return PAPER
+    try:
+        norm = DataNorm(**{key: Norm(**value) for key, value in recorded.items()})
+        problems = [*norm.inp.problems(), *norm.gt.problems()]
+        numbers = [*norm.inp.sub, *norm.inp.div, *norm.gt.sub, *norm.gt.div]
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"its data_norm is {str(recorded)[:60]}") from error
+    if problems or not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError(f"its data_norm is {str(recorded)[:60]}")
+    return norm
+
+
+def norm_of(model: nn.Module) -> DataNorm:
+    """The normalisation of a model: that of the checkpoint it came from, else the paper's."""
+    return getattr(model, "data_norm", PAPER)
