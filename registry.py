@@ -7,6 +7,7 @@ annotations and collects every problem, so that the user hears of all of them at
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -65,11 +66,20 @@ class Above:
 class SpecOf:
     """`Annotated[dict, SpecOf(registry)]`: a nested `{name, args}` of that registry.
 
-    `supplied` names the arguments that code fills in: not to be given in the specification.
+    `supplied` names the arguments that code fills in: not to be given in the specification;
+    `overridden` those that it sets whatever is given there.
     """
 
     registry: Registry
     supplied: tuple[str, ...] = ()
+    overridden: tuple[str, ...] = ()
+
+    def read(self, spec: Any, path: str, problems: list[str]) -> dict[str, Any]:
+        """The specification checked by the registry; problems are appended."""
+        if isinstance(spec, Mapping) and isinstance(spec.get("args"), Mapping):
+            kept = {key: arg for key, arg in spec["args"].items() if key not in self.overridden}
+            spec = {**spec, "args": kept}
+        return self.registry.check(spec, path, problems, self.supplied + self.overridden)
 
 
 class Registry:
@@ -259,7 +269,7 @@ def read_annotated(annotation: Any, value: Any, path: str, problems: list[str]) 
     base, *extras = typing.get_args(annotation)
     for extra in extras:
         if isinstance(extra, SpecOf):
-            return extra.registry.check(value, path, problems, extra.supplied)
+            return extra.read(value, path, problems)
     found: list[str] = []
     read = read_value(base, value, path, found)
     refused = any(not bound.allows(read) for bound in bounds_among(extras)) if not found else False
@@ -330,16 +340,22 @@ def read_dataclass(cls: Any, value: Any, path: str, problems: list[str]) -> Any:
     read = {}
     for key, field in fields.items():
         if key in value:
-            read[key] = read_value(hints[key], value[key], prefix + key, problems)
+            found: list[str] = []
+            given = read_value(hints[key], value[key], prefix + key, found)
+            read[key] = None if found else given
+            problems += found
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{prefix}{key}: missing; allowed: {describe(hints[key])}")
-    if len(problems) > before:
-        return None
-    made = cls(**read)
+    sound = len(problems) == before
+    # What could not be read is None: the checks of several values go as far as they can.
+    made = cls(**{**dict.fromkeys(fields), **read}) if not sound else cls(**read)
     check_together = getattr(made, "problems", None)
     if check_together is not None:
-        problems += [prefix + text for text in check_together()]
-    return made
+        missing = () if sound else (AttributeError, LookupError, TypeError)
+        with contextlib.suppress(*missing):
+            for text in check_together():
+                problems.append(prefix + text)
+    return made if sound else None
 
 
 def check_keys(

@@ -55,6 +55,7 @@ def choose_device(gpu: str | None = None) -> torch.device:
         for number in numbers:
             if number >= count:
                 raise ConfigError(f"--gpu: {gpu!r} given; allowed: 0 to {count - 1}")
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is to be fp32, in convolutions as well
         return torch.device("cuda", numbers[0] if numbers else int(os.environ.get("LOCAL_RANK", 0)))
     if numbers:
         say(f"--gpu {gpu}: there is no CUDA here; running on the CPU")
@@ -68,7 +69,9 @@ def has_bf16(kind: str) -> bool:
 
     A CPU without instructions for it imitates them, hundreds of times slower than fp32.
     """
-    return kind != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if kind != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def usable_precision(device: torch.device, precision: str) -> str:

@@ -1,6 +1,6 @@
 """The decoding function f on many rows: look-up, offset and cell columns, hidden layers.
 
-Rows are worked through in blocks that stay in the processor's cache, forward and backward, and a
+On a CPU, rows are worked through in blocks that stay in its cache, forward and backward, and a
 block's activations are written over where nobody needs them again. Left to autograd, every step of
 every layer would stream all rows through memory; the results are the same.
 """
@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows of a block per CPU core, whose cache then holds the block's input and output; elsewhere a
-# block only bounds memory (see benchmarks/README.md).
+# Rows of a block per core, whose cache then holds its input and output (benchmarks/README.md).
 ROWS_PER_CORE = 1024
-ROWS_ELSEWHERE = 1 << 18
 
 
-def block_rows(device: torch.device) -> int:
+def block_rows() -> int:
     """How many rows are worked through at once."""
-    return ROWS_PER_CORE * torch.get_num_threads() if device.type == "cpu" else ROWS_ELSEWHERE
+    return ROWS_PER_CORE * torch.get_num_threads()
 
 
 class Workspace:
@@ -62,7 +61,7 @@ class Decode(torch.autograd.Function):
         biases = [bias.to(dtype) for bias in rest[1::2]]
         count = row.shape[0]
         kept: list[Tensor] = []
-        size = min(block_rows(table.device), count)
+        size = min(block_rows(), count)
         work = Workspace(keep, size)
         out_dim = biases[-1].shape[0] if biases else table.shape[1]
         answers = table.new_empty(count, out_dim, dtype=dtype if weights else table.dtype)
@@ -96,7 +95,7 @@ class Decode(torch.autograd.Function):
         row, columns, first, *saved = ctx.saved_tensors
         n = ctx.layers
         weights, kept = saved[:n], saved[n:]
-        size = min(block_rows(grad.device), row.shape[0])
+        size = min(block_rows(), row.shape[0])
         with torch.autocast(grad.device.type, enabled=False):
             # Weights' gradients are summed transposed, as (in, out): the faster product on CPU.
             table_grad = grad.new_zeros(ctx.table_rows, first.shape[0])
@@ -136,9 +135,6 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += a @ b
 
 
-# torch.compile leaves this as it is: traced, the loop over blocks would become one graph of all
-# blocks, which takes minutes to build and no longer stays in the cache.
-@torch.compiler.disable
 def decode(
     dtype: torch.dtype,
     table: Tensor,
@@ -158,10 +154,42 @@ def decode(
         layers: f's other layers; a ReLU stands before each.
 
     Returns:
-        float32 (R, out); differentiable once, in everything but `row`.
+        float32 (R, out); differentiable, on a CPU once, in everything but `row`.
     """
-    parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-    tensors = (table.float(), row, columns, first.float(), *parameters)
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     with torch.autocast(table.device.type, enabled=False):
-        return Decode.apply(keep, dtype, *tensors)
+        way = decode_in_blocks if table.device.type == "cpu" else decode_at_once
+        return way(dtype, table.float(), row, columns, first.float(), layers)
+
+
+def decode_at_once(
+    dtype: torch.dtype,
+    table: Tensor,
+    row: Tensor,
+    columns: Tensor,
+    first: Tensor,
+    layers: Sequence[torch.nn.Linear],
+) -> Tensor:
+    """`decode` where no cache is to be minded, in operations that torch.compile fuses."""
+    x = torch.addmm(table.index_select(0, row), columns, first.t())  # (R, C)
+    for layer in layers:
+        weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
+        x = F.linear(x.relu_().to(dtype), weight, bias)
+    return x.float()
+
+
+# torch.compile leaves this as it is: traced, the loop over blocks would become one graph of all
+# blocks, which takes minutes to build and no longer stays in the cache.
+@torch.compiler.disable
+def decode_in_blocks(
+    dtype: torch.dtype,
+    table: Tensor,
+    row: Tensor,
+    columns: Tensor,
+    first: Tensor,
+    layers: Sequence[torch.nn.Linear],
+) -> Tensor:
+    """`decode` in blocks of rows that stay in the cache."""
+    parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    tensors = (table, row, columns, first, *parameters)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return Decode.apply(keep, dtype, *tensors)

@@ -28,6 +28,8 @@ from utils import ConfigError
 QUERY_CHUNK = 16384
 QUERY_CHUNK_ELSEWHERE = 65536
 
+DECODER = SpecOf(models_registry, overridden=("in_dim",))  # which is worked out
+
 
 def product_dtype(like: Tensor) -> torch.dtype:
     """The precision of matrix products here: autocast's where it is on, else that of `like`."""
@@ -57,7 +59,7 @@ class LIIF(nn.Module):
     def __init__(
         self,
         encoder_spec: Annotated[dict[str, Any], SpecOf(models_registry)],
-        imnet_spec: Annotated[dict[str, Any], SpecOf(models_registry, ("in_dim",))] | None = None,
+        imnet_spec: Annotated[dict[str, Any], DECODER] | None = None,
         local_ensemble: bool = True,
         feat_unfold: bool = True,
         cell_decode: bool = True,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
+from models.decoder import decode_at_once, decode_in_blocks
 from tests.conformance import arrays, cases, error, fill_weights, float32, rng
 from tests.oracle import plain, predict
 from utils import make_coord
@@ -154,6 +155,36 @@ def test_gradients_are_those_of_the_plain_computation(
     for network in (model, oracle):
         network(*batch).square().mean().backward()
     assert largest_gradient_error(model, oracle) < 1e-5
+
+
+def test_in_dim_is_worked_out_whatever_is_given() -> None:
+    spec = liif_spec([8])
+    spec["args"]["imnet_spec"]["args"]["in_dim"] = 5
+    assert models.make(spec).imnet.linears[0].in_features == 9 * 8 + 4
+    assert spec["args"]["imnet_spec"]["args"]["in_dim"] == 5
+
+
+@pytest.mark.parametrize("hidden", [[], [7], [16, 5, 9]])
+def test_decoding_at_once_and_in_blocks_agree(hidden: list[int]) -> None:
+    """What GPUs do, in one piece and by autograd, and what CPUs do."""
+    torch.manual_seed(0)
+    mlp = models.make({"name": "mlp", "args": {"in_dim": 4, "out_dim": 3, "hidden_list": hidden}})
+    width = hidden[0] if hidden else 3
+    row = torch.randint(20, (3000,))
+    results = []
+    for way in (decode_at_once, decode_in_blocks):
+        torch.manual_seed(1)
+        given = [torch.randn(*shape) for shape in ((20, width), (3000, 4), (width, 4))]
+        for tensor in given:
+            tensor.requires_grad_()
+        mlp.zero_grad()
+        table, columns, first = given
+        rgb = way(torch.float32, table, row, columns, first, mlp.linears[1:])
+        rgb.square().sum().backward()
+        layers = [parameter.grad for layer in mlp.linears[1:] for parameter in layer.parameters()]
+        results.append([rgb.detach(), *(tensor.grad for tensor in given), *layers])
+    for at_once, in_blocks in zip(*results, strict=True):
+        assert error(at_once, in_blocks) < 1e-5
 
 
 @given(st.data())
