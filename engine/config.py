@@ -180,12 +180,17 @@ class TrainConfig:
             yield "init: given beside resume; allowed: one of the two"
         if self.ema_decay == 1:
             yield "ema_decay: 1 given; allowed: a number below 1"
+        yield from eval_type_problems(self.eval_type, self.val_dataset, "val_dataset")
         if self.train_dataset.batch_size % self.accumulate:
             yield (
                 f"accumulate: {self.accumulate} given; allowed: divisors of the batch size "
                 f"{self.train_dataset.batch_size}"
             )
-        yield from eval_type_problems(self.eval_type)
+        if self.lr_schedule is not None and self.lr_schedule.min_lr > self.optimizer.lr:
+            yield (
+                f"lr_schedule.min_lr: {self.lr_schedule.min_lr} given; allowed: up to the "
+                f"optimiser's rate {self.optimizer.lr}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +209,7 @@ class TestConfig:
     num_workers: Annotated[int, AtLeast(0)] | None = None
 
     def problems(self) -> Iterator[str]:
-        yield from eval_type_problems(self.eval_type)
+        yield from eval_type_problems(self.eval_type, self.test_dataset, "test_dataset")
 
 
 def parse_eval_type(eval_type: str | None) -> tuple[str | None, tuple[float, float]]:
@@ -226,11 +231,20 @@ def parse_eval_type(eval_type: str | None) -> tuple[str | None, tuple[float, flo
     return match[1], (scales[0], scales[-1])
 
 
-def eval_type_problems(eval_type: str | None) -> Iterator[str]:
+def eval_type_problems(eval_type: str | None, data: DataConfig | None, key: str) -> Iterator[str]:
+    """What is wrong with an eval_type by itself, and for the pictures that are evaluated."""
     try:
         parse_eval_type(eval_type)
     except ConfigError as error:
         yield str(error)
+    if eval_type is None or data is None:
+        return
+    sampled = data.wrapper["args"].get("sample_q")
+    if sampled is not None:
+        yield (
+            f"{key}.wrapper.args.sample_q: {sampled} given beside eval_type {eval_type!r}; "
+            "allowed: none, which measures whole pictures"
+        )
 
 
 def read_train_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,38 @@ def test_all_mistakes_in_one_message() -> None:
     message = str(caught.value)
     assert message.startswith("configuration: 5 problems")
     assert len(message.splitlines()) == 6
+
+
+def test_mistakes_between_values_are_named_beside_others() -> None:
+    overrides = ["epoch_max=0", "eval_type=foo", "accumulate=3"]
+    with pytest.raises(ConfigError) as caught:
+        read_train_config(TRAIN, overrides)
+    message = str(caught.value)
+    assert all(f"{key.split('=')[0]}: " in message for key in overrides), message
+    assert message.startswith("configuration: 3 problems")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            [
+                "eval_type=div2k-4",
+                f"val_dataset={json.dumps(TRAIN['train_dataset'])}",
+                "val_dataset.wrapper.args.sample_q=9",
+            ],
+            "val_dataset.wrapper.args.sample_q: 9 given beside eval_type 'div2k-4'",
+        ),
+        (
+            ["multi_step_lr=null", "lr_schedule={name: cosine, min_lr: 1}"],
+            "lr_schedule.min_lr: 1 given; allowed: up to the optimiser's rate",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_train_config(TRAIN, overrides)
+    assert expected in str(caught.value)
 
 
 def test_missing_keys_are_all_named() -> None:
