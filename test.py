@@ -17,7 +17,7 @@ from engine import baselines, distributed
 from engine.config import Precision, config_dict, read_test_config
 from engine.metrics import METRICS, check_metrics
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
-from engine.suite_pictures import save_picture
+from engine.suite_pictures import make_folder, save_picture
 from engine.suite_report import SuiteOptions, run_and_report
 from engine.suite_results import write_json
 from engine.testing import TestSettings, document, protocol, run_test
@@ -95,6 +95,8 @@ def check_arguments(options: argparse.Namespace) -> None:
 def test_configuration(options: argparse.Namespace) -> None:
     """`--config`: ends with the line `result: 37.9877`."""
     config = read_test_config(options.config, options.set)
+    if options.json:
+        make_folder(options.json.parent)
     processes, device = distributed.start(options.gpu)
     precision = settle_precision(device, options.precision or config.precision)
     config = dataclasses.replace(config, precision=cast(Precision, precision))
@@ -127,10 +129,10 @@ def test_configuration(options: argparse.Namespace) -> None:
         mean = evaluation.mean(metric)
         if metric != "psnr" and mean is not None:
             print(f"{metric}: {mean:.4f}")
+    print(f"result: {evaluation.psnr:.4f}", flush=True)
     if options.json:
         about = {"method": label, "config": config_dict(config), "device": str(device)}
         write_json(options.json, document(evaluation, names, config, about))
-    print(f"result: {evaluation.psnr:.4f}", flush=True)
 
 
 def main() -> int:

@@ -105,10 +105,12 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
     try:
         yield stream
     finally:
-        stream.close()
+        # Before the lock goes: afterwards the name may be that of another process's file.
         with contextlib.suppress(FileNotFoundError):
-            if part.stat().st_size == 0:
-                part.unlink()
+            ours = os.stat(part).st_ino == os.fstat(stream.fileno()).st_ino
+            if ours and stream.tell() == 0:
+                os.unlink(part)
+        stream.close()
 
 
 def _fetch(

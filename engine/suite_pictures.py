@@ -64,8 +64,13 @@ class SuitePictures:
             if folder is not None:
                 make_folder(folder)
 
-    def wants(self, suite: SuiteData, name: str, scale: Scale) -> bool:
-        """Whether a file of this photograph at this scale is still missing."""
+    def wants(self, suite: SuiteData, name: str, scale: Scale, known: bool) -> bool:
+        """Whether a file of this photograph at this scale is missing, or not of these methods.
+
+        known: all its figures are; a new one means that what is there shows another method.
+        """
+        if not known:
+            return True
         files = [self.image_path(suite, name, scale, label) for label in self.labels]
         files.append(self.panel_path(suite, name, scale))
         return any(file is not None and not file.exists() for file in files)

@@ -6,7 +6,6 @@ methods innermost. Results are kept as they come (`engine.suite_results`).
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from engine import baselines
 from engine.checkpoint import load_checkpoint, model_of
 from engine.distributed import Processes
+from engine.download import file_sha256
 from engine.evaluation import Picture, enlarge_picture, from_uint8
 from engine.metrics import make_measures, scale_text
 from engine.normalisation import norm_of
@@ -127,14 +127,6 @@ def distinct_labels(methods: Sequence[Method]) -> list[Method]:
     return result
 
 
-def file_sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
-
-
 @dataclass(frozen=True)
 class Comparison:
     """All methods' pictures of one photograph at one scale."""
@@ -157,15 +149,15 @@ def run_suites(
     device: torch.device,
     processes: Processes | None = None,
     progress: bool = True,
-    wants: Callable[[SuiteData, str, Scale], bool] = lambda suite, name, scale: False,
+    wants: Callable[[SuiteData, str, Scale, bool], bool] = lambda suite, name, scale, known: False,
     on_comparison: Callable[[Comparison], None] = lambda comparison: None,
 ) -> list[dict[str, Any]]:
     """Every figure that is not in the store yet, into the store.
 
     Args:
         metrics: names of `engine.metrics.METRICS`.
-        wants: whether the pictures of a photograph at a scale are wanted even if all its figures
-            are known; they then come to `on_comparison`, all methods together.
+        wants: whether the pictures of a photograph at a scale are wanted, given whether all its
+            figures are known; they then come to `on_comparison`, all methods together.
         on_comparison: gets every set of pictures that was computed whole.
 
     Returns:
@@ -201,7 +193,7 @@ class Worker:
     methods: Sequence[Method]
     makers: dict[str, Callable[..., Any]]
     store: ResultStore
-    wants: Callable[[SuiteData, str, Scale], bool]
+    wants: Callable[[SuiteData, str, Scale, bool], bool]
     on_comparison: Callable[[Comparison], None]
     high: Image | None = None
 
@@ -213,7 +205,7 @@ class Worker:
         name, metrics = self.pictures.name(self.index), tuple(self.makers)
         keys = {method.label: self.key(method, scale) for method in self.methods}
         known = {label: self.store.get(key, metrics) for label, key in keys.items()}
-        wanted = self.wants(self.data, name, scale)
+        wanted = self.wants(self.data, name, scale, all(known.values()))
         if all(known.values()) and not wanted:
             return [{**record, "method": label} for label, record in known.items() if record]
         if self.high is None:

@@ -21,9 +21,7 @@ from tests.small import SPEC, photograph, small_model
 from utils import DataError
 
 CPU = torch.device("cpu")
-OWN = DataNorm(
-    inp=Norm(sub=[0.4, 0.5, 0.6], div=[1.0, 0.5, 2.0]), gt=Norm(sub=[0.45], div=[0.3])
-)
+OWN = DataNorm(inp=Norm(sub=[0.4, 0.5, 0.6], div=[1.0, 0.5, 2.0]), gt=Norm(sub=[0.45], div=[0.3]))
 
 
 @pytest.fixture
@@ -97,5 +95,5 @@ def test_a_record_that_is_none_is_refused(recorded: Any, tmp_path: Path) -> None
     path = tmp_path / "model.pth"
     state = small_model().state_dict()
     save_checkpoint(path, {"model": {**SPEC, "sd": state}, "config": {"data_norm": recorded}})
-    with pytest.raises(DataError, match="model.pth: its data_norm is"):
+    with pytest.raises(DataError, match=r"model.pth: its data_norm is"):
         load_model(path)

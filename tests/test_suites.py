@@ -20,6 +20,7 @@ from engine.suite_results import ResultStore
 from engine.suites import baseline_method, distinct_labels, model_method, run_suites
 from engine.tables import Series, make_table, paper_row
 from engine.testing import TestSettings, run_test
+from tests.commands import contents
 from tests.small import (
     SPEC,
     downsampled,
@@ -306,6 +307,22 @@ def test_the_command_tells_tables_json_and_what_it_skipped(
     assert float(mean) == pytest.approx(sum(values) / 3, abs=5e-4)
     assert f"| **mine** | {mean} |" in (tmp_path / "out" / "r.md").read_text()
     assert not (tmp_path / "save").exists()
+
+
+def test_another_model_is_shown_in_the_panels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_benchmark(tmp_path / "load", scales=(2,))
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    for seed in (0, 1):
+        model = save_model(tmp_path / "mine.pth", small_model(seed))
+        arguments = ["--suite", "set5", "--scales", 2, "--baseline", "bicubic", "--model", model]
+        arguments += ["--json", "r.json", "--panels", "panels", "--save-images", "images"]
+        assert run(capsys, monkeypatch, *arguments)[0] == 0
+        shown.append(contents(tmp_path / "panels") | contents(tmp_path / "images" / "mine"))
+    assert shown[0].keys() == shown[1].keys()
+    assert not any(shown[0][name] == shown[1][name] for name in shown[0])
 
 
 def test_two_processes_share_a_suite_and_say_the_same(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,14 +209,9 @@ def test_a_place_that_takes_no_file_is_said(server: Server, tmp_path: Path) -> N
 
 def test_processes_that_fetch_one_file_at_once_do_not_mix(server: Server, tmp_path: Path) -> None:
     path, digest = tmp_path / "file", sha256(server.content)
-    threads = [
-        threading.Thread(target=download, args=(server.url, path), kwargs={"sha256": digest})
-        for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        fetched = [pool.submit(download, server.url, path, sha256=digest) for _ in range(6)]
+    assert [each.result() for each in fetched] == [path] * 6
     assert path.read_bytes() == server.content
     assert os.listdir(tmp_path) == ["file"]
     assert server.ranges == [None]
