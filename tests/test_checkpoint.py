@@ -310,6 +310,22 @@ def test_strip_keeps_what_predicts(tmp_path: Path, root: Path) -> None:
     assert small.stat().st_size < whole.stat().st_size
 
 
+def test_average_of_two_sittings(tmp_path: Path, root: Path) -> None:
+    checkpoints = [make_checkpoint(seed=seed) for seed in (1, 2)]
+    files = [tmp_path / "one.pth", tmp_path / "two.pth"]
+    for file, checkpoint in zip(files, checkpoints, strict=True):
+        save_checkpoint(file, checkpoint)
+    output = tmp_path / "mean.pth"
+    command = [sys.executable, "-m", "engine.checkpoint", "average", *map(str, files), str(output)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"{output}: whole\n")
+    mean = load_model(output).state_dict()
+    first, second = (checkpoint["model"]["sd"] for checkpoint in checkpoints)
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2)
+    assert any(not torch.equal(mean[name], first[name]) for name in mean)
+
+
 def test_published_checkpoint(reference: Path) -> None:
     path = next(reference.rglob("edsr-baseline-liif.pth"))
     model = load_model(path)
