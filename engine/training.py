@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from engine.config import Norm
 from engine.evaluation import evaluate
-from engine.loading import checked, share
+from engine.loading import LostWorker, checked, share
 from engine.monitor import Board, StepReport, Throughput, first_lines, peak_memory
 from engine.panels import training_panel
 from engine.records import report_step, settle
@@ -40,9 +40,14 @@ def train(run: Run) -> None:
     config, state = run.config, run.state
     while state.epoch < config.epoch_max:
         throughput = Throughput()
-        train_epoch(run, throughput)
-        figures = throughput.figures()
-        psnr = validate(run)
+        try:
+            train_epoch(run, throughput)
+            figures = throughput.figures()
+            psnr = validate(run)
+        except LostWorker as error:  # between two steps, or after the last one
+            save_last(run)
+            saved = f"saved {run.path / LAST}; go on with --resume auto"
+            raise DataError(f"{error}; {saved}") from error
         finish_epoch(run, psnr, figures)
         if run.processes.sum(torch.tensor(run.stop.signum, device=run.device)) > 0:
             raise Stopped(run.stop.reason)
@@ -68,7 +73,7 @@ def train_epoch(run: Run, throughput: Throughput) -> None:
         dynamic_ncols=True,
         disable=None if run.processes.is_main else True,
     )
-    with bar:
+    with bar, settled(run, reports, bar):
         for batch in bar:
             batch = checked(batch)
             items = batches.items(state.position)
@@ -95,8 +100,19 @@ def train_epoch(run: Run, throughput: Throughput) -> None:
                 save_last(run)
             if run.stopping:
                 raise Stopped(run.stop.reason)
+
+
+@contextlib.contextmanager
+def settled(run: Run, reports: deque[StepReport], bar: Any) -> Iterator[None]:
+    """Leaves no report waiting, also where a loader process is lost."""
+    try:
+        yield
+    except LostWorker:
         while reports:
             settle(run, reports.popleft(), bar)
+        raise
+    while reports:
+        settle(run, reports.popleft(), bar)
 
 
 def backward(run: Run, batch: Mapping[str, Any], items: int) -> Tensor:
