@@ -56,6 +56,11 @@ def trained(place: Path, name: str = "run", **changes: Any) -> dict[str, Any]:
     return load_checkpoint(place / name / "epoch-last.pth")
 
 
+def resumed(place: Path, name: str = "run", **changes: Any) -> Run:
+    options = Options(resume="auto", resume_anyway=True)
+    return prepared(place, name, options, **changes)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_every_step_is_that_of_a_plain_loop(place: Path, optimizer: str) -> None:
     """Normalise, predict, L1, backward, step: written out here once more."""
@@ -348,3 +353,29 @@ def test_the_loader_gives_no_batch_beyond_the_epoch(place: Path) -> None:
     )
     batches.start(0, 5)
     assert list(loader) == []
+
+
+@pytest.mark.parametrize("save_minutes", [1e-4, 10])
+def test_weights_that_are_not_finite_never_become_a_checkpoint(
+    place: Path, save_minutes: float
+) -> None:
+    """The step's loss and gradient are finite; what the step makes of the weights is not."""
+    trained(place, epoch_max=1)
+    before = (place / "run/epoch-last.pth").read_bytes()
+    run = resumed(place, epoch_max=2, save_minutes=save_minutes)
+    step = run.state.optimizer.step
+
+    def overflow(*args: Any) -> None:
+        step(*args)
+        if run.state.step == (5 if save_minutes < 1 else 9):
+            with torch.no_grad():
+                next(run.model.parameters()).flatten()[0] = torch.inf
+
+    run.state.optimizer.step = overflow  # type: ignore[method-assign]
+    number = 6 if save_minutes < 1 else 10
+    with pytest.raises(DataError, match=rf"^step {number}: weights are not finite \(model/"):
+        train(run)
+    assert (place / "run/epoch-last.pth").read_bytes() == before
+    diagnosis = load_checkpoint(place / f"run/diagnosis-step-{number}.pth")
+    assert diagnosis["diagnosis"]["lr"] == 0.005
+    assert len((place / "run/losses.csv").read_text().splitlines()) == number + 1
