@@ -62,8 +62,6 @@ class Run:
     saved: float = field(default_factory=time.monotonic)
     stopping: bool = False
     save_due: bool = False
-    broken: dict[str, None] = field(default_factory=dict)
-    """Messages of broken photographs that this epoch did without."""
 
     @property
     def steps_per_epoch(self) -> int:

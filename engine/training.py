@@ -167,9 +167,10 @@ def validate(run: Run) -> float | None:
         return None
     # The same crops each time: scores of different epochs compare.
     run.val_data.batches.start(epoch=0)
+    replaced: list[str] = []
     result = evaluate(
         state.evaluated,
-        until_stopped(run, run.val_data.loader),
+        until_stopped(run, run.val_data.loader, replaced),
         run.device,
         config.data_norm,
         config.eval_type,
@@ -184,11 +185,22 @@ def validate(run: Run) -> float | None:
     if stopping:
         save_last(run)
         raise Stopped(run.stop.reason)
+    messages = [message for part in run.processes.gather(replaced) for message in part]
+    report_replaced(run, state.epoch + 1, "validation", len(messages), messages)
     return total / count
 
 
-def until_stopped(run: Run, loader: Iterable[Any]) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each batch, until a signal comes."""
+def report_replaced(run: Run, epoch: int, what: str, count: int, messages: Iterable[str]) -> None:
+    """The log line of the items of an epoch that broken photographs were replaced in."""
+    if count:
+        told = first_lines([*dict.fromkeys(messages)])
+        run.log(f"epoch {epoch}: {count} {what} items replaced for broken photographs: {told}")
+
+
+def until_stopped(
+    run: Run, loader: Iterable[Any], replaced: list[str]
+) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each batch, until a signal comes; messages of replaced items to `replaced`."""
     bar = tqdm(
         loader, desc="validation", unit="batch", leave=False, dynamic_ncols=True,
         disable=None if run.processes.is_main else True,
@@ -198,8 +210,7 @@ def until_stopped(run: Run, loader: Iterable[Any]) -> Iterator[dict[str, Tensor]
             if run.stop.signum:
                 return
             batch = checked(batch)
-            for message in batch["skipped"]:
-                run.broken[message] = None
+            replaced += batch["skipped"]
             yield {name: batch[name] for name in TENSORS}
 
 
@@ -210,9 +221,9 @@ def finish_epoch(run: Run, psnr: float | None, figures: dict[str, float]) -> Non
     scalars["peak_memory_gib"] = peak_memory(run.device)
     if psnr is not None:
         scalars["val/psnr"] = psnr
-    broken = list(dict.fromkeys(m for part in run.processes.gather([*run.broken]) for m in part))
+    broken = [message for part in run.processes.gather([*state.broken]) for message in part]
     skipped, state.skipped = state.skipped, 0
-    run.broken.clear()
+    state.broken.clear()
     improved = psnr is not None and (state.best is None or psnr > state.best)
     state.best = psnr if improved else state.best
     state.epoch, state.position, state.loss_sum, state.items = state.epoch + 1, 0, 0.0, 0
@@ -220,11 +231,7 @@ def finish_epoch(run: Run, psnr: float | None, figures: dict[str, float]) -> Non
     now = time.monotonic()
     elapsed = state.seconds + now - run.started
     run.log(epoch_line(run, scalars, elapsed))
-    if broken:
-        run.log(
-            f"epoch {state.epoch}: {skipped} training items replaced for broken photographs: "
-            f"{first_lines(broken)}"
-        )
+    report_replaced(run, state.epoch, "training", skipped, broken)
     if run.outputs is not None:
         run.outputs.board.add(state.epoch, scalars)
         if psnr is not None:

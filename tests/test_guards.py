@@ -100,8 +100,8 @@ def test_a_broken_picture_can_be_skipped(warm: WarmRuns, folder: Path) -> None:
     skip = ("--set", "on_bad_image=skip", "epoch_max=2")
     code, text = warm.run(folder, *skip, "num_workers=2")
     assert code == 0, text
-    assert "epoch 2: 3 training items replaced for broken photographs" in text
-    assert "3.png" in text
+    assert "epoch 2: 3 training items replaced for broken photographs: pictures/3.png: " in text
+    assert "epoch 2: 1 validation items replaced for broken photographs: pictures/3.png: " in text
     first = outcome(folder / RUN)
     shutil.rmtree(folder / RUN)
     code, text = warm.run(folder, *skip, fault=("at_step", 8, "SIGTERM"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from engine.monitor import Board, Throughput, first_lines
 from engine.run import Run
 from engine.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
 from engine.schedule import learning_rate
-from engine.signals import StopRequest
+from engine.signals import Stopped, StopRequest
 from engine.sitting import Options, prepare
 from engine.state import make_state, portable
 from engine.training import normalise, train
@@ -379,3 +380,36 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(
     diagnosis = load_checkpoint(place / f"run/diagnosis-step-{number}.pth")
     assert diagnosis["diagnosis"]["lr"] == 0.005
     assert len((place / "run/losses.csv").read_text().splitlines()) == number + 1
+
+
+def test_what_was_replaced_before_an_interruption_is_still_reported(place: Path) -> None:
+    """All replacements fall before the stop, so that the second sitting meets none itself."""
+    run = prepared(place, epoch_max=1, on_bad_image="skip")
+    run.state.skipped, run.state.broken = 2, {"pictures/x.png: damaged": None}
+    backward_steps = run.state.optimizer.step
+
+    def stop(*args: Any) -> None:
+        backward_steps(*args)
+        run.stop.signum = signal.SIGTERM
+
+    run.state.optimizer.step = stop  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        train(run)
+    assert run.outputs is not None
+    run.outputs.folder.release()
+    train(resumed(place, epoch_max=1, on_bad_image="skip"))
+    expected = (
+        "epoch 1: 2 training items replaced for broken photographs: pictures/x.png: damaged\n"
+    )
+    assert expected in (place / "run/log.txt").read_text()
+    assert load_checkpoint(place / "run/epoch-last.pth")["broken"] == []
+
+
+def test_broken_validation_pictures_are_reported_as_such(place: Path) -> None:
+    make_pictures(place / "other")
+    (place / "other/2.png").write_bytes(b"no picture")
+    changes = {"val_dataset__dataset__args__root_path": "other", "on_bad_image": "skip"}
+    trained(place, epoch_max=1, **changes)
+    log = (place / "run/log.txt").read_text()
+    assert "epoch 1: 1 validation items replaced for broken photographs: other/2.png: " in log
+    assert "training items replaced" not in log
