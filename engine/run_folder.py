@@ -11,6 +11,7 @@ from typing import IO, Any
 import yaml
 
 from engine.checkpoint import TEMPORARY, load_checkpoint, write_whole
+from engine.runtime import say
 from utils import ConfigError, DataError, natural_key
 
 LOCK = ".lock"
@@ -84,25 +85,27 @@ class RunFolder:
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """`epoch-last.pth`, or where it is not whole the checkpoint that got furthest.
 
-        None where there is no checkpoint at all.
+        None where there is no checkpoint at all. Those that are passed over are named in a line.
 
         Raises:
             DataError: there are checkpoints, and none is whole.
         """
         best: tuple[Path, dict[str, Any]] | None = None
-        problem: DataError | None = None
+        problems: list[DataError] = []
         for path in self.checkpoints():
             try:
                 checkpoint = load_checkpoint(path)
             except DataError as error:
-                problem = error
+                problems.append(error)
                 continue
             if path.name == LAST:
                 return path, checkpoint
             if best is None or progress(checkpoint) > progress(best[1]):
                 best = path, checkpoint
-        if best is None and problem is not None:
-            raise DataError(f"{problem}; no checkpoint of {self.path} is whole")
+        if best is None and problems:
+            raise DataError(f"{problems[-1]}; no checkpoint of {self.path} is whole")
+        for problem in problems:
+            say(f"passed over: {problem}")
         return best
 
     def clear(self) -> None:

@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 import datasets
+from engine.checkpoint import write_whole
 from engine.config import DataConfig, TrainConfig, config_dict
 from engine.device_loading import DeviceLoader
 from engine.distributed import Processes, parallel
@@ -20,7 +21,7 @@ from engine.loading import TRAIN_ITEMS, VAL_ITEMS, Batches, make_loader
 from engine.monitor import Board, Profile
 from engine.resume import Found, find_checkpoint, fingerprint, refuse_differences
 from engine.run import Data, Outputs, Run
-from engine.run_folder import LossLog, RunFolder
+from engine.run_folder import LAST, LossLog, RunFolder
 from engine.runtime import say, settle_precision, usable_precision
 from engine.schedule import learning_rate
 from engine.signals import StopRequest
@@ -61,8 +62,13 @@ def prepare(
 
     found: Found | None = processes.from_main(find)
     if found is not None and found[1].get("epoch", 0) >= config.epoch_max:
-        if processes.is_main:
+        if folder is not None:
             say(f"{found[0]}: finished, {found[1]['epoch']} epochs of {config.epoch_max}")
+            automatic = (options.resume or config.resume) == "auto"
+            if automatic and found[0].parent == path and found[0].name != LAST:
+                # The last one is damaged or gone, and nothing will write it any more.
+                write_whole(path / LAST, found[0].read_bytes())
+                say(f"{path / LAST}: made again from {found[0].name}")
         return None
     train_data = make_data(config.train_dataset, config, processes, device, training=True)
     val_data = None

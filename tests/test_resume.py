@@ -209,8 +209,19 @@ def test_a_damaged_last_checkpoint_gives_way_to_an_older_one(
     last.write_bytes(last.read_bytes()[:5000])
     (folder / RUN / "epoch-best.pth").unlink()
     text = finish(warm, folder)
+    assert f"passed over: {RUN}/epoch-last.pth: damaged (" in text
     assert "going on from save/_tiny/epoch-2.pth" in text
     assert outcome(folder / RUN) == undisturbed
+    # In a finished run it is made again from the one that got furthest.
+    best = load_checkpoint(folder / RUN / "epoch-best.pth")
+    last.write_bytes(b"PK")
+    code, text = warm.run(folder, "--resume", "auto", "--set", f"epoch_max={best['epoch']}")
+    assert code == 0, text
+    assert f"passed over: {RUN}/epoch-last.pth: " in text
+    assert "Traceback" not in text
+    again = load_checkpoint(last)
+    assert again["epoch"] >= best["epoch"]
+    assert again["epoch"] == max(best["epoch"], 2)
     for path in (folder / RUN).glob("epoch-*.pth"):
         path.write_bytes(b"")
     code, text = warm.run(folder, "--resume", "auto")
