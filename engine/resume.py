@@ -55,8 +55,7 @@ def find_checkpoint(
             )
         return None
     found = read(Path(wanted))
-    inside = found[0].resolve().parent == folder.path.resolve()
-    if folder.holds_run() and not inside and not overwrite:
+    if folder.holds_run() and not folder.holds(found[0]) and not overwrite:
         raise ConfigError(
             f"{folder.path}: holds another run than {wanted}; allowed: --overwrite, or another "
             "--name or --tag"

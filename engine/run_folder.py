@@ -82,6 +82,10 @@ class RunFolder:
         """Whether there is anything that starting over would lose."""
         return bool(self.checkpoints()) or (self.path / "losses.csv").exists()
 
+    def holds(self, path: Path) -> bool:
+        """Whether a file lies in this folder."""
+        return path.resolve().parent == self.path.resolve()
+
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """`epoch-last.pth`, or where it is not whole the checkpoint that got furthest.
 
@@ -108,9 +112,9 @@ class RunFolder:
             say(f"passed over: {problem}")
         return best
 
-    def clear(self) -> None:
-        """Remove what a run leaves here, and nothing else."""
-        for pattern in ("epoch-*.pth", "diagnosis-*.pth"):
+    def clear(self, *, diagnoses: bool) -> None:
+        """Remove what a run leaves here, perhaps also its diagnoses, and nothing else."""
+        for pattern in ("epoch-*.pth", "diagnosis-*.pth") if diagnoses else ("epoch-*.pth",):
             for path in self.path.glob(pattern):
                 path.unlink()
         for name in ("config.yaml", "log.txt", "losses.csv", "trace.json"):

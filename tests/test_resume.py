@@ -253,3 +253,45 @@ def test_a_checkpoint_of_another_model(warm: WarmRuns, folder: Path) -> None:
     assert last.startswith(f"error: {RUN}/epoch-last.pth: ")
     assert "imnet" in last
     assert "Traceback" not in text
+
+
+def test_overwriting_with_a_checkpoint_from_elsewhere_leaves_nothing_of_the_old_run(
+    warm: WarmRuns, folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    """By the option and by the key; only what the new run makes is there afterwards."""
+    assert warm.run(folder, "--name", "one", "--set", "epoch_max=2")[0] == 0
+    start = "save/one/epoch-2.pth"
+    assert warm.run(folder, "--set", "seed=5")[0] == 0
+    (folder / RUN / "diagnosis-step-3.pth").write_bytes(b"old")
+    arguments = ("--overwrite", "--set", f"resume={start}")
+    for chosen in (("--overwrite", "--resume", start), arguments):
+        code, text = warm.run(folder, *chosen)
+        assert code == 0, text
+        names = {path.name for path in (folder / RUN).glob("*.pth")}
+        assert names <= {"epoch-last.pth", "epoch-best.pth"}
+        losses = (folder / RUN / "losses.csv").read_text().splitlines()
+        assert losses[1:] == undisturbed["losses"].splitlines()[11:]
+        assert len((folder / RUN / "log.txt").read_text().splitlines()) == 5
+
+
+def test_going_back_is_not_forgotten_by_a_kill(
+    warm: WarmRuns, folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    """`--resume FILE` to an earlier epoch, killed at its first step, then `--resume auto`."""
+    assert warm.run(folder)[0] == 0
+    code, _ = warm.run(folder, "--resume", str(RUN / "epoch-2.pth"), fault=("at_step", 1))
+    assert code == -signal.SIGKILL
+    text = finish(warm, folder)
+    assert "2 epochs finished" in text
+    assert outcome(folder / RUN) == undisturbed
+
+
+def test_diagnoses_outlive_a_fresh_start(warm: WarmRuns, folder: Path) -> None:
+    """What a run that failed before its first checkpoint has left goes with --overwrite only."""
+    code, text = warm.run(folder, fault=("non_finite", 2, "loss"))
+    assert code == 1, text
+    diagnosis = folder / RUN / "diagnosis-step-2.pth"
+    assert warm.run(folder, "--resume", "auto", "--set", "epoch_max=1")[0] == 0
+    assert diagnosis.exists()
+    assert warm.run(folder, "--overwrite", "--set", "epoch_max=1")[0] == 0
+    assert not diagnosis.exists()
