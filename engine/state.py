@@ -122,6 +122,8 @@ class TrainState:
                 if name in checkpoint:
                     setattr(self, name, count_or_sum(name, checkpoint[name], getattr(self, name)))
             self.broken = dict.fromkeys(map(str, checkpoint.get("broken") or ()))
+            if self.position > self.items:  # each step has an item at least
+                raise ValueError(f"its position is {self.position} after {self.items} items")
             if "step" not in checkpoint:
                 self.step = self.epoch * steps_per_epoch
             if "rng" in checkpoint:

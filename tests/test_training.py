@@ -413,3 +413,14 @@ def test_broken_validation_pictures_are_reported_as_such(place: Path) -> None:
     log = (place / "run/log.txt").read_text()
     assert "epoch 1: 1 validation items replaced for broken photographs: other/2.png: " in log
     assert "training items replaced" not in log
+
+
+def test_a_position_that_no_run_can_be_at_is_refused(place: Path) -> None:
+    run = prepared(place)
+    saved = run.state.checkpoint(run.config)
+    for position, items in ((99, 0), (3, 2), (1, 0)):
+        crafted = {**saved, "position": position, "items": items}
+        with pytest.raises(DataError, match=f"its position is {position} after {items} items"):
+            run.state.restore(crafted, place, 5)
+    run.state.restore({**saved, "position": 5, "items": 18}, place, 5)
+    assert (run.state.position, run.state.items) == (5, 18)
