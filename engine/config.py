@@ -331,7 +331,7 @@ def step_into(place: Any, key: str, path: str) -> Any:
         if place.get(key) is None:
             place[key] = {}
         return place[key]
-    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+    if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
         return place[int(key)]
     raise ConfigError(f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration")
 
@@ -339,7 +339,7 @@ def step_into(place: Any, key: str, path: str) -> Any:
 def set_item(place: Any, key: str, value: Any, path: str) -> None:
     if isinstance(place, dict):
         place[key] = value
-    elif isinstance(place, list) and key.isdigit() and int(key) < len(place):
+    elif isinstance(place, list) and key.isdecimal() and int(key) < len(place):
         place[int(key)] = value
     else:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import IO, Any
@@ -183,7 +184,9 @@ def kept_lines(text: str, steps_done: int) -> str:
     kept = []
     for line in text.splitlines(keepends=True)[1:]:
         step, _, rest = line.partition(",")
-        if not line.endswith("\n") or not step.isdigit() or not rest or int(step) > steps_done:
+        if not line.endswith("\n") or not re.fullmatch("[0-9]{1,18}", step) or not rest:
+            break
+        if int(step) > steps_done:
             break
         kept.append(line)
     return "".join(kept)

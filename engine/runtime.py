@@ -38,7 +38,7 @@ def parse_gpu(gpu: str | None) -> list[int]:
     if gpu is None:
         return []
     parts = [part.strip() for part in gpu.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise ConfigError(f"--gpu: {gpu!r} given; allowed: device numbers such as 0 or 0,1")
     return [int(part) for part in parts]
 

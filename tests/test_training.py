@@ -257,6 +257,14 @@ def test_loss_log_keeps_step_with_the_checkpoints(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == exact[:4]
 
 
+@pytest.mark.parametrize("line", ["²,1,0.5", "1" * 5000 + ",1,0.5", "-1,1,0.5", "3", ",1,2"])
+def test_lines_that_are_no_losses_end_the_log(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text(f"{LOSSES_HEADER}1,1,0.5\n{line}\n2,1,0.5\n")
+    LossLog(path, 10)
+    assert path.read_text() == f"{LOSSES_HEADER}1,1,0.5\n"
+
+
 def test_run_names() -> None:
     assert run_name("configs/train_a.yaml", None, None) == "_train_a"
     assert run_name("configs/train_a.yaml", None, "b") == "_train_a_b"
