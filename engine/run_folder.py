@@ -6,13 +6,14 @@ import fcntl
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from engine.checkpoint import TEMPORARY, load_checkpoint, write_whole
-from engine.runtime import say
+from engine.runtime import print_anyway, say
 from utils import ConfigError, DataError, natural_key
 
 LOCK = ".lock"
@@ -129,7 +130,7 @@ class RunFolder:
 
     def log(self, message: str) -> None:
         """A line in `log.txt`, and on the terminal."""
-        print(message, flush=True)
+        print_anyway(message, sys.stdout)
         append(self.path / "log.txt", message + "\n")
 
 

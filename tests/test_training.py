@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from engine.loading import Batches, make_loader
 from engine.monitor import Board, Throughput, first_lines
 from engine.run import Run
 from engine.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
+from engine.runtime import say
 from engine.schedule import learning_rate
 from engine.signals import Stopped, StopRequest
 from engine.sitting import Options, prepare
@@ -263,6 +266,22 @@ def test_lines_that_are_no_losses_end_the_log(tmp_path: Path, line: str) -> None
     path.write_text(f"{LOSSES_HEADER}1,1,0.5\n{line}\n2,1,0.5\n")
     LossLog(path, 10)
     assert path.read_text() == f"{LOSSES_HEADER}1,1,0.5\n"
+
+
+def test_a_reader_that_leaves_does_not_end_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `train_liif.py ... 2>&1 | head -2`."""
+    folder = RunFolder(tmp_path)
+    reader, writer = os.pipe()
+    with open(writer, "w") as closed:
+        os.close(reader)
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "stderr", closed)
+        for message in ("one", "two"):
+            folder.log(message)
+            say(message)
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
 
 
 def test_run_names() -> None:
