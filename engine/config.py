@@ -178,6 +178,8 @@ class TrainConfig:
             yield "lr_schedule: given beside multi_step_lr; allowed: one of the two"
         if self.resume is not None and self.init is not None:
             yield "init: given beside resume; allowed: one of the two"
+        if self.device_data and self.on_bad_image == "skip":
+            yield "on_bad_image: 'skip' given beside device_data; allowed: one of the two"
         if self.ema_decay == 1:
             yield "ema_decay: 1 given; allowed: a number below 1"
         if self.train_dataset.batch_size % self.accumulate:
