@@ -14,8 +14,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from datasets.image_folder import ImageFolder
 from engine.checkpoint import load_checkpoint
-from tests.runs import RUN, SAVE, WarmRuns, finish, outcome, wait_for
+from engine.config import config_dict, read_train_config
+from engine.resume import find_differences, fingerprint
+from tests.runs import (
+    RUN,
+    SAVE,
+    WarmRuns,
+    finish,
+    outcome,
+    tiny_config,
+    wait_for,
+    write_config,
+)
 
 
 def whole(path: Path) -> bool:
@@ -295,3 +307,26 @@ def test_diagnoses_outlive_a_fresh_start(warm: WarmRuns, folder: Path) -> None:
     assert diagnosis.exists()
     assert warm.run(folder, "--overwrite", "--set", "epoch_max=1")[0] == 0
     assert not diagnosis.exists()
+
+
+def test_the_same_name_and_size_with_other_contents_is_a_difference(tmp_path: Path) -> None:
+    """Also an earlier version's fingerprint, of names and sizes alone, is still understood."""
+    write_config(tmp_path)
+    config = read_train_config(tiny_config())
+    dataset = ImageFolder(str(tmp_path / "pictures"))
+    before = {"train_dataset": fingerprint(dataset)}
+    checkpoint = {"config": config_dict(config), "data": before}
+    assert not list(find_differences(checkpoint, config, before))
+    path = tmp_path / "pictures/3.png"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    after = {"train_dataset": fingerprint(dataset)}
+    expected = ["train_dataset: other files than then"]
+    assert list(find_differences(checkpoint, config, after)) == expected
+    old = {"train_dataset": before["train_dataset"].split(", contents ")[0]}
+    checkpoint["data"] = old
+    assert len(old["train_dataset"]) == len("6 items, 6 files, ") + 16
+    assert not list(find_differences(checkpoint, config, after))
+    path.write_bytes(content + b"1")
+    longer = {"train_dataset": fingerprint(dataset)}
+    assert list(find_differences(checkpoint, config, longer)) == expected
