@@ -101,12 +101,12 @@ def read_rgb(path: PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def read_photo(path: PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
+def read_photo(path: PathLike, max_pixels: int = MAX_PIXELS, setting: str = "max_pixels") -> Photo:
     """A photograph with all that its file holds; CMYK and palettes become RGB, grey stays grey.
 
-    Arguments and errors as for `read_rgb`.
+    Arguments and errors as for `read_rgb`; `setting` is what raises the limit, for the message.
     """
-    image = open_image(path, max_pixels)
+    image = open_image(path, max_pixels, setting)
     orientation = orientation_of(image)
     try:
         converted = to_rgb_or_grey(image)
@@ -186,7 +186,7 @@ def loader_of(start: bytes) -> str | None:
     return "gifload" if start[:6] in (b"GIF87a", b"GIF89a") else None
 
 
-def open_image(path: PathLike, max_pixels: int) -> pyvips.Image:
+def open_image(path: PathLike, max_pixels: int, setting: str = "max_pixels") -> pyvips.Image:
     """An undecoded picture, its header checked."""
     path = Path(path)
     try:
@@ -206,7 +206,7 @@ def open_image(path: PathLike, max_pixels: int) -> pyvips.Image:
     if image.width * image.height > max_pixels:
         raise DataError(
             f"{path}: {image.height}x{image.width} pixels, more than the limit of {max_pixels} "
-            "(max_pixels, --max-pixels)"
+            f"({setting})"
         )
     return image
 
