@@ -46,8 +46,8 @@ def train(run: Run) -> None:
             psnr = validate(run)
         except LostWorker as error:  # between two steps, or after the last one
             save_last(run)
-            saved = f"saved {run.path / LAST}; go on with --resume auto"
-            raise DataError(f"{error}; {saved}") from error
+            saved = "" if run.outputs is None else f"saved {run.path / LAST}; "
+            raise DataError(f"{error}; {saved}go on with --resume auto") from error
         finish_epoch(run, psnr, figures)
         if run.processes.sum(torch.tensor(run.stop.signum, device=run.device)) > 0:
             raise Stopped(run.stop.reason)
