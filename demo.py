@@ -175,7 +175,7 @@ def render_film(options: argparse.Namespace) -> None:
     if several:
         raise ConfigError("--zoom-video: several photographs given; allowed: one")
     decoder = read_decoder(options)
-    photo = read_photo(jobs[0].source, options.max_pixels)
+    photo = read_photo(jobs[0].source, options.max_pixels, "--max-pixels")
     pixels = film_pixels(photo.pixels)
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
     if decoder is None:
@@ -190,7 +190,7 @@ def render_one(
     job: Job, request: Request, painter: Painter, name: str, options: argparse.Namespace
 ) -> None:
     """Read one photograph and write its result, with a bar of the pixels done and to do."""
-    photo = read_photo(job.source, options.max_pixels)
+    photo = read_photo(job.source, options.max_pixels, "--max-pixels")
     grid = request.grid((photo.pixels.shape[0], photo.pixels.shape[1]))
     with tqdm(
         desc=job.source.name,

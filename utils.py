@@ -149,7 +149,7 @@ def time_text(seconds: float) -> str:
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sort key under which "img2" comes before "img10"."""
     parts = re.split(r"([0-9]+)", name)
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in parts if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts if part]
 
 
 def count_values(value: object, known: dict[int, int] | None = None) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import struct
@@ -19,13 +20,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from utils import DataError
 
-from .images import read_rgb, read_size
+from .images import MAX_PIXELS, read_rgb, read_size
 
 MAGIC = b"liif-raw-pixels\x01"
 HEADER = struct.Struct("<16sQQI")  # magic, start and length of the index, its CRC-32
@@ -37,14 +38,14 @@ Size = tuple[int, int]
 class NoCache:
     """Pictures decoded from their files each time."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> None:
+        self.paths, self.max_pixels = list(paths), max_pixels
 
     def pixels(self, position: int) -> np.ndarray:
-        return read_rgb(self.paths[position])
+        return read_rgb(self.paths[position], self.max_pixels)
 
     def size(self, position: int) -> Size:
-        return read_size(self.paths[position])
+        return read_size(self.paths[position], self.max_pixels)
 
 
 class MemoryCache:
@@ -54,23 +55,23 @@ class MemoryCache:
     workers share the memory; a process that gets this object by pickle decodes again for itself.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.pictures = list(decode(self.paths))
+    def __init__(self, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> None:
+        self.paths, self.max_pixels = list(paths), max_pixels
+        self.pictures = list(decode(self.paths, max_pixels))
 
     def pixels(self, position: int) -> np.ndarray:
         picture = self.pictures[position]
-        return read_rgb(self.paths[position]) if picture is None else picture
+        return read_rgb(self.paths[position], self.max_pixels) if picture is None else picture
 
     def size(self, position: int) -> Size:
         height, width, _ = self.pixels(position).shape
         return height, width
 
     def __getstate__(self) -> dict[str, object]:
-        return {"paths": self.paths}
+        return {"paths": self.paths, "max_pixels": self.max_pixels}
 
-    def __setstate__(self, state: dict[str, list[Path]]) -> None:
-        self.__init__(state["paths"])  # type: ignore[misc]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
 class MappedCache:
@@ -80,11 +81,12 @@ class MappedCache:
 
     Args:
         file: the cache file, checked to be whole and made from `paths` as they are now.
+        max_pixels: of what is still to be decoded.
     """
 
-    def __init__(self, file: Path, paths: Sequence[Path]) -> None:
+    def __init__(self, file: Path, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> None:
         self.file = file
-        self.paths = list(paths)
+        self.paths, self.max_pixels = list(paths), max_pixels
         self.open()
 
     def open(self) -> None:
@@ -99,16 +101,16 @@ class MappedCache:
     def pixels(self, position: int) -> np.ndarray:
         height, width = self.pixel_sizes[position]
         if height == 0:
-            return read_rgb(self.paths[position])
+            return read_rgb(self.paths[position], self.max_pixels)
         raw = self.map[self.starts[position] : self.starts[position + 1]]
         return np.asarray(raw).reshape(height, width, 3)
 
     def size(self, position: int) -> Size:
         size = self.pixel_sizes[position]
-        return size if size[0] else read_size(self.paths[position])
+        return size if size[0] else read_size(self.paths[position], self.max_pixels)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"file": self.file, "paths": self.paths}
+        return {"file": self.file, "paths": self.paths, "max_pixels": self.max_pixels}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -116,7 +118,11 @@ class MappedCache:
 
 
 def open_cache(
-    kind: str, folder: Path, paths: Sequence[Path], selected: bool
+    kind: str,
+    folder: Path,
+    paths: Sequence[Path],
+    selected: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> NoCache | MemoryCache | MappedCache:
     """The pictures of `paths`, all in `folder`; `selected` when they are only some of its files.
 
@@ -124,9 +130,9 @@ def open_cache(
         DataError: the cache can't be written anywhere, or a file is gone.
     """
     if kind == "none":
-        return NoCache(paths)
+        return NoCache(paths, max_pixels)
     if kind == "in_memory":
-        return MemoryCache(paths)
+        return MemoryCache(paths, max_pixels)
     names = "\n".join(path.name for path in paths)
     part = "-" + hashlib.sha256(names.encode()).hexdigest()[:12] if selected else ""
     folder = folder.resolve()
@@ -136,8 +142,8 @@ def open_cache(
         file = writable_folder(folder, beside) / file.name
         with locked(file.with_suffix(".lock")):
             if read_index(file, paths) is None:
-                build(file, paths)
-    return MappedCache(file, paths)
+                build(file, paths, max_pixels)
+    return MappedCache(file, paths, max_pixels)
 
 
 def writable_folder(folder: Path, beside: Path) -> Path:
@@ -221,7 +227,7 @@ def valid_entries(entries: object, index_start: int, count: int) -> bool:
     return end == index_start
 
 
-def build(file: Path, paths: Sequence[Path]) -> None:
+def build(file: Path, paths: Sequence[Path], max_pixels: int) -> None:
     """Write a cache file: pixels first, then the index, last the header, then the rename."""
     for left_over in file.parent.glob(f"{file.name}.part-*"):
         left_over.unlink(missing_ok=True)
@@ -229,7 +235,7 @@ def build(file: Path, paths: Sequence[Path]) -> None:
     part = file.with_name(f"{file.name}.part-{os.getpid()}")
     try:
         with part.open("wb") as stream:
-            write_cache(stream, paths)
+            write_cache(stream, paths, max_pixels)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, file)
@@ -240,10 +246,10 @@ def build(file: Path, paths: Sequence[Path]) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_cache(stream: BinaryIO, paths: Sequence[Path]) -> None:
+def write_cache(stream: BinaryIO, paths: Sequence[Path], max_pixels: int) -> None:
     entries = [describe(path) for path in paths]
     stream.seek(PIXELS_START)
-    for entry, picture in zip(entries, decode(paths), strict=True):
+    for entry, picture in zip(entries, decode(paths, max_pixels), strict=True):
         entry += [0, 0] if picture is None else picture.shape[:2]
         if picture is not None:
             stream.write(picture.data)
@@ -254,16 +260,17 @@ def write_cache(stream: BinaryIO, paths: Sequence[Path]) -> None:
     stream.write(HEADER.pack(MAGIC, start, len(raw), zlib.crc32(raw)))
 
 
-def decode(paths: Sequence[Path]) -> Iterator[np.ndarray | None]:
+def decode(paths: Sequence[Path], max_pixels: int) -> Iterator[np.ndarray | None]:
     """Pictures in order, uint8 (H, W, 3), decoded by several threads; None for a damaged one."""
     threads = max(1, min(8, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(paths), 4 * threads):
-            yield from pool.map(read_or_none, paths[first : first + 4 * threads])
+            part = paths[first : first + 4 * threads]
+            yield from pool.map(read_or_none, part, itertools.repeat(max_pixels))
 
 
-def read_or_none(path: Path) -> np.ndarray | None:
+def read_or_none(path: Path, max_pixels: int) -> np.ndarray | None:
     try:
-        return read_rgb(path)
+        return read_rgb(path, max_pixels)
     except DataError:
         return None

@@ -16,7 +16,7 @@ from utils import DataError, natural_key
 
 from .cache import open_cache
 from .datasets import register
-from .images import SUFFIXES, loader_of
+from .images import MAX_PIXELS, SUFFIXES, loader_of
 from .transforms import to_picture
 
 Cache = Literal["none", "bin", "in_memory"]
@@ -39,6 +39,7 @@ class ImageFolder:
         repeat: count the files so many times over.
         cache: `none` decodes each time; `in_memory` keeps uint8 pixels; `bin` keeps raw pixels in a
             file that all processes map into memory.
+        max_pixels: a picture with more is refused undecoded; the limit of `images` when absent.
 
     Raises:
         DataError: the folder or the split file is missing, empty, not readable or makes no sense.
@@ -52,12 +53,14 @@ class ImageFolder:
         first_k: Count | None = None,
         repeat: Count = 1,
         cache: Cache = "none",
+        max_pixels: Count | None = None,
     ) -> None:
         names = file_names(Path(root_path), split_file, split_key)
         self.paths = [Path(root_path) / name for name in names][:first_k]
         self.repeat = repeat
         selected = split_file is not None or len(self.paths) < len(names)
-        self.cache = open_cache(cache, Path(root_path), self.paths, selected)
+        limit = MAX_PIXELS if max_pixels is None else max_pixels
+        self.cache = open_cache(cache, Path(root_path), self.paths, selected, limit)
 
     @staticmethod
     def check_args(args: dict[str, Any]) -> Iterator[str]:
@@ -101,7 +104,7 @@ class PairedImageFolders:
     Args:
         root_path_1: low resolution. A scale that ends all its names ("babyx2") is not sorted by.
         root_path_2: high resolution.
-        split_file, split_key, first_k, repeat, cache: of both, as for one folder.
+        split_file, split_key, first_k, repeat, cache, max_pixels: of both, as for one folder.
 
     Raises:
         DataError: as for one folder; or the folders hold different numbers of files.
@@ -116,6 +119,7 @@ class PairedImageFolders:
         first_k: Count | None = None,
         repeat: Count = 1,
         cache: Cache = "none",
+        max_pixels: Count | None = None,
     ) -> None:
         counts = [
             len(file_names(Path(p), split_file, split_key)) for p in (root_path_1, root_path_2)
@@ -126,7 +130,7 @@ class PairedImageFolders:
                 "pairs need as many in both"
             )
         self.folders = tuple(
-            ImageFolder(path, split_file, split_key, first_k, repeat, cache)
+            ImageFolder(path, split_file, split_key, first_k, repeat, cache, max_pixels)
             for path in (root_path_1, root_path_2)
         )
 

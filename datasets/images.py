@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ PathLike = str | os.PathLike[str]
 MAX_PIXELS = 2**28
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".gif")
 STRIP_ROWS = 256
+NO_RESOLUTION = (1.0, 1.0)  # pixels per mm
 # The second: a name that can't be handed on.
 READ_ERRORS = (pyvips.Error, UnicodeError)
 JPEG_QUALITY = 95
@@ -101,12 +103,12 @@ def read_rgb(path: PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def read_photo(path: PathLike, max_pixels: int = MAX_PIXELS) -> Photo:
+def read_photo(path: PathLike, max_pixels: int = MAX_PIXELS, setting: str = "max_pixels") -> Photo:
     """A photograph with all that its file holds; CMYK and palettes become RGB, grey stays grey.
 
-    Arguments and errors as for `read_rgb`.
+    Arguments and errors as for `read_rgb`; `setting` is what raises the limit, for the message.
     """
-    image = open_image(path, max_pixels)
+    image = open_image(path, max_pixels, setting)
     orientation = orientation_of(image)
     try:
         converted = to_rgb_or_grey(image)
@@ -186,7 +188,7 @@ def loader_of(start: bytes) -> str | None:
     return "gifload" if start[:6] in (b"GIF87a", b"GIF89a") else None
 
 
-def open_image(path: PathLike, max_pixels: int) -> pyvips.Image:
+def open_image(path: PathLike, max_pixels: int, setting: str = "max_pixels") -> pyvips.Image:
     """An undecoded picture, its header checked."""
     path = Path(path)
     try:
@@ -206,7 +208,7 @@ def open_image(path: PathLike, max_pixels: int) -> pyvips.Image:
     if image.width * image.height > max_pixels:
         raise DataError(
             f"{path}: {image.height}x{image.width} pixels, more than the limit of {max_pixels} "
-            "(max_pixels, --max-pixels)"
+            f"({setting})"
         )
     return image
 
@@ -230,10 +232,28 @@ def profile_of(image: pyvips.Image) -> bytes | None:
 
 
 def resolution_of(image: pyvips.Image) -> tuple[float, float] | None:
-    """Pixels per inch along (rows, columns); libvips gives files that don't say 1 per mm."""
-    if (image.xres, image.yres) == (1.0, 1.0) or min(image.xres, image.yres) <= 0:
+    """Pixels per inch along (rows, columns); libvips gives most files that don't say 1 per mm."""
+    per_mm = image.yres, image.xres
+    if per_mm == NO_RESOLUTION:
+        loader = image.get("vips-loader") if image.get_typeof("vips-loader") else ""
+        if loader == "pngload" or (loader == "tiffload" and image.get_typeof("resolution-unit")):
+            return MM_PER_INCH, MM_PER_INCH  # these say so
+        per_mm = exif_resolution_of(image)
+    if per_mm == NO_RESOLUTION or min(per_mm) <= 0:
         return None
-    return round(image.yres * MM_PER_INCH, 3), round(image.xres * MM_PER_INCH, 3)
+    return round(per_mm[0] * MM_PER_INCH, 3), round(per_mm[1] * MM_PER_INCH, 3)
+
+
+def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:
+    """Pixels per mm along (rows, columns) as EXIF says, which libvips passes over in WebP."""
+    numbers = []
+    for field in ("YResolution", "XResolution", "ResolutionUnit"):
+        name = f"exif-ifd0-{field}"
+        text = str(image.get(name)) if image.get_typeof(name) else ""
+        numbers.append(re.match(r"([0-9]{1,10})(?:/([0-9]{1,10}))? ", text))
+    *resolution, unit = (int(n[1]) / (int(n[2] or 1) or 1) if n else 0.0 for n in numbers)
+    mm = {2: MM_PER_INCH, 3: 10.0}.get(int(unit))
+    return NO_RESOLUTION if mm is None else (resolution[0] / mm, resolution[1] / mm)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

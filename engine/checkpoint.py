@@ -135,6 +135,8 @@ def read_tensors(path: Path) -> Any:
             first = file.read(1)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+    except ValueError as error:  # a name that no file can have
+        raise DataError(f"{str(path)!r}: can't be read ({error})") from error
     try:
         check_archive(path)
         with warnings.catch_warnings():
@@ -275,7 +277,7 @@ def summary(path: str | Path) -> list[str]:
     model_of(checkpoint, path)
     count = sum(value.numel() for value in weights.values())
     lines = [f"model: {checkpoint['model']['name']}, {len(weights)} tensors, {count} numbers"]
-    if "optimizer" in checkpoint:
+    if checkpoint.get("optimizer"):
         lines.append(f"optimizer: {checkpoint['optimizer'].get('name')}")
     lines.append(f"epoch: {checkpoint.get('epoch')} finished")
     if "position" in checkpoint:
@@ -298,7 +300,7 @@ def stripped(path: str | Path) -> dict[str, Any]:
     kept: dict[str, Any] = {
         key: checkpoint[key] for key in ("config", "step", "versions") if key in checkpoint
     }
-    optimizer = {key: checkpoint.get("optimizer", {}).get(key) for key in ("name", "args")}
+    optimizer = {key: (checkpoint.get("optimizer") or {}).get(key) for key in ("name", "args")}
     return {
         "model": {**checkpoint["model"], "sd": model.state_dict()},
         "optimizer": {**optimizer, "sd": {}},

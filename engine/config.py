@@ -178,6 +178,8 @@ class TrainConfig:
             yield "lr_schedule: given beside multi_step_lr; allowed: one of the two"
         if self.resume is not None and self.init is not None:
             yield "init: given beside resume; allowed: one of the two"
+        if self.device_data and self.on_bad_image == "skip":
+            yield "on_bad_image: 'skip' given beside device_data; allowed: one of the two"
         if self.ema_decay == 1:
             yield "ema_decay: 1 given; allowed: a number below 1"
         yield from eval_type_problems(self.eval_type, self.val_dataset, "val_dataset")
@@ -345,7 +347,7 @@ def step_into(place: Any, key: str, path: str) -> Any:
         if place.get(key) is None:
             place[key] = {}
         return place[key]
-    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+    if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
         return place[int(key)]
     raise ConfigError(f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration")
 
@@ -353,7 +355,7 @@ def step_into(place: Any, key: str, path: str) -> Any:
 def set_item(place: Any, key: str, value: Any, path: str) -> None:
     if isinstance(place, dict):
         place[key] = value
-    elif isinstance(place, list) and key.isdigit() and int(key) < len(place):
+    elif isinstance(place, list) and key.isdecimal() and int(key) < len(place):
         place[int(key)] = value
     else:
         raise ConfigError(

@@ -6,8 +6,11 @@ what a run sees: each position of each epoch has its own generator of random dra
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +29,10 @@ SIZES_DIFFER = (
     "the items of a batch differ in size; allowed: inp_size and sample_q in the wrapper's args, "
     "or a batch_size of 1"
 )
+
+
+class LostWorker(DataError):
+    """A loader process has ended on its own."""
 
 
 class Wrapper(Protocol):
@@ -176,6 +183,47 @@ def collate(items: Sequence[tuple[Key, dict[str, Tensor] | None, str | None]]) -
     return batch
 
 
+class Loader(DataLoader[Any]):
+    """A loader whose dead processes are noticed between two batches, not in the middle of a step.
+
+    Raises:
+        LostWorker: while batches are asked for.
+    """
+
+    def __iter__(self) -> Any:
+        handler = signal.getsignal(signal.SIGCHLD)
+        with lost_worker():
+            batches = super().__iter__()
+        if threading.current_thread() is threading.main_thread():
+            # PyTorch's own raises wherever the program happens to be; waiting for a batch finds a
+            # dead process as well.
+            signal.signal(signal.SIGCHLD, handler)
+        return self.watched(batches)
+
+    def watched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                with lost_worker():
+                    batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+
+
+@contextlib.contextmanager
+def lost_worker() -> Iterator[None]:
+    """Tells the loader's complaint about a dead process from other errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        pids = ", ".join(re.findall(r"[0-9]+", str(error))) or "unknown"
+        raise LostWorker(
+            f"a loader process was killed (process {pids}; the memory may have been full)"
+        ) from error
+
+
 def make_loader(
     wrapper: Wrapper,
     batches: Batches,
@@ -201,7 +249,7 @@ def start_loader(
     workers = default_workers() if num_workers is None else num_workers
     # More workers than cores may be meant: photographs can take longer to arrive than to decode.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,

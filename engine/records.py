@@ -24,9 +24,9 @@ def report_step(
 ) -> StepReport:
     """Start the numbers of a step on their way; a collective operation of all processes."""
     for message in batch["skipped"]:
-        if message not in run.broken:
+        if message not in run.state.broken:
             say(f"replaced: {message}")
-        run.broken[message] = None
+        run.state.broken[message] = None
     gradients = [p.grad for p in run.state.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     due = run.processes.is_main and (time.monotonic() - run.saved > run.config.save_minutes * 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ FREE = {
     "epoch_max", "num_workers", "save_minutes", "epoch_val", "epoch_save", "resume", "init",
     "accumulate", "compile", "eval_bsize", "on_bad_image",
 }  # fmt: skip
-# Where the same files may lie; what they are is compared by fingerprint.
-PLACES = ("root_path", "root_path_1", "root_path_2", "split_file", "cache")
+# Where the same files may lie, and how they are read; what they are is compared by fingerprint.
+PLACES = ("root_path", "root_path_1", "root_path_2", "split_file", "cache", "max_pixels")
+
+CONTENTS = ", contents "
+END = 16384  # bytes: few enough for tens of thousands of photographs
 
 Found = tuple[Path, dict[str, Any]]
 
@@ -55,8 +59,7 @@ def find_checkpoint(
             )
         return None
     found = read(Path(wanted))
-    inside = found[0].resolve().parent == folder.path.resolve()
-    if folder.holds_run() and not inside and not overwrite:
+    if folder.holds_run() and not folder.holds(found[0]) and not overwrite:
         raise ConfigError(
             f"{folder.path}: holds another run than {wanted}; allowed: --overwrite, or another "
             "--name or --tag"
@@ -96,7 +99,8 @@ def find_differences(
         if now.get(key) != before.get(key) and not is_free(key, config, old_files, data):
             yield f"{key}: {given(now, key)} now, {given(before, key)} then"
     for part, files in data.items():
-        if part in old_files and old_files[part] != files:
+        # The contents, written last, are missing in what earlier versions wrote.
+        if part in old_files and old_files[part] not in (files, files.split(CONTENTS)[0]):
             yield f"{part}: other files than then"
 
 
@@ -130,8 +134,11 @@ def given(settings: Mapping[str, Any], key: str) -> str:
 
 
 def fingerprint(dataset: Any) -> str:
-    """Of the names and sizes of the files behind a data set; where they lie does not count."""
-    digest = hashlib.sha256()
+    """Of the files behind a data set: names and sizes, and what their ends hold.
+
+    Where they lie does not count.
+    """
+    digest, checksum = hashlib.sha256(), 0
     count = 0
     if hasattr(dataset, "names"):
         files = dict.fromkeys(str(name) for i in range(len(dataset)) for name in dataset.names(i))
@@ -140,4 +147,16 @@ def fingerprint(dataset: Any) -> str:
             path = Path(name)
             size = path.stat().st_size if path.is_file() else -1
             digest.update(f"{path.name} {size}\n".encode())
-    return f"{len(dataset)} items, {count} files, {digest.hexdigest()[:16]}"
+            checksum = zlib.crc32(ends(path, size), checksum)
+    return f"{len(dataset)} items, {count} files, {digest.hexdigest()[:16]}{CONTENTS}{checksum:08x}"
+
+
+def ends(path: Path, size: int) -> bytes:
+    """The first and last bytes of a file; in nearly every format one of them shows a change."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(END)
+            file.seek(max(0, size - END))
+            return first + file.read(END)
+    except OSError:  # whoever needs the pixels complains of it
+        return b""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.checkpoint import serialise, write_whole
+from engine.checkpoint import save_checkpoint, serialise, tensors, write_whole
 from engine.config import TrainConfig
 from engine.distributed import Processes
 from engine.loading import Batches
@@ -19,6 +19,7 @@ from engine.monitor import Board, Profile
 from engine.run_folder import LAST, LossLog, RunFolder
 from engine.signals import StopRequest
 from engine.state import TrainState
+from utils import DataError
 
 TENSORS = ("inp", "coord", "cell", "gt")
 
@@ -61,8 +62,6 @@ class Run:
     saved: float = field(default_factory=time.monotonic)
     stopping: bool = False
     save_due: bool = False
-    broken: dict[str, None] = field(default_factory=dict)
-    """Messages of broken photographs that this epoch did without."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,7 +77,12 @@ def save_last(run: Run) -> None:
 
 
 def save(run: Run, names: list[str]) -> None:
-    """Write the state under these names, after the losses that led to it."""
+    """Write the state under these names, after the losses that led to it.
+
+    Raises:
+        DataError: a weight is not finite, and a diagnosis is saved; or a file can't be written.
+    """
+    check_weights(run)
     state, now = run.state, time.monotonic()
     state.seconds += now - run.started
     run.started = run.saved = now
@@ -89,3 +93,27 @@ def save(run: Run, names: list[str]) -> None:
     content = serialise(state.checkpoint(run.config))
     for name in names:
         write_whole(run.path / name, content)
+
+
+def check_weights(run: Run) -> None:
+    """Keep the last good checkpoint from weights that a finite gradient has made useless.
+
+    Raises:
+        DataError: some weight, or its average, is not finite; a diagnosis is saved.
+    """
+    state = run.state
+    averages = {} if state.ema is None else state.ema.state_dict()
+    named = [*tensors({"model": state.model.state_dict(), "ema": averages})]
+    bad = [name.lstrip("/") for name, tensor in named if not bool(tensor.isfinite().all())]
+    if not bad:
+        return
+    path = run.path / f"diagnosis-step-{state.step}.pth"
+    if run.outputs is not None:
+        run.outputs.losses.flush()
+        diagnosis = {"not_finite": bad, "lr": state.lr}
+        save_checkpoint(path, {**state.checkpoint(run.config), "diagnosis": diagnosis})
+    error = DataError(
+        f"step {state.step}: weights are not finite ({bad[0]}, one of {len(bad)}) after a step at "
+        f"learning rate {state.lr:g}; saved in {path}; the last checkpoint is untouched"
+    )
+    raise run.processes.common(error)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from engine.checkpoint import TEMPORARY, load_checkpoint, write_whole
+from engine.runtime import print_anyway, say
 from utils import ConfigError, DataError, natural_key
 
 LOCK = ".lock"
@@ -81,33 +84,39 @@ class RunFolder:
         """Whether there is anything that starting over would lose."""
         return bool(self.checkpoints()) or (self.path / "losses.csv").exists()
 
+    def holds(self, path: Path) -> bool:
+        """Whether a file lies in this folder."""
+        return path.resolve().parent == self.path.resolve()
+
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """`epoch-last.pth`, or where it is not whole the checkpoint that got furthest.
 
-        None where there is no checkpoint at all.
+        None where there is no checkpoint at all. Those that are passed over are named in a line.
 
         Raises:
             DataError: there are checkpoints, and none is whole.
         """
         best: tuple[Path, dict[str, Any]] | None = None
-        problem: DataError | None = None
+        problems: list[DataError] = []
         for path in self.checkpoints():
             try:
                 checkpoint = load_checkpoint(path)
             except DataError as error:
-                problem = error
+                problems.append(error)
                 continue
             if path.name == LAST:
                 return path, checkpoint
             if best is None or progress(checkpoint) > progress(best[1]):
                 best = path, checkpoint
-        if best is None and problem is not None:
-            raise DataError(f"{problem}; no checkpoint of {self.path} is whole")
+        if best is None and problems:
+            raise DataError(f"{problems[-1]}; no checkpoint of {self.path} is whole")
+        for problem in problems:
+            say(f"passed over: {problem}")
         return best
 
-    def clear(self) -> None:
-        """Remove what a run leaves here, and nothing else."""
-        for pattern in ("epoch-*.pth", "diagnosis-*.pth"):
+    def clear(self, *, diagnoses: bool) -> None:
+        """Remove what a run leaves here, perhaps also its diagnoses, and nothing else."""
+        for pattern in ("epoch-*.pth", "diagnosis-*.pth") if diagnoses else ("epoch-*.pth",):
             for path in self.path.glob(pattern):
                 path.unlink()
         for name in ("config.yaml", "log.txt", "losses.csv", "trace.json"):
@@ -121,7 +130,7 @@ class RunFolder:
 
     def log(self, message: str) -> None:
         """A line in `log.txt`, and on the terminal."""
-        print(message, flush=True)
+        print_anyway(message, sys.stdout)
         append(self.path / "log.txt", message + "\n")
 
 
@@ -176,7 +185,9 @@ def kept_lines(text: str, steps_done: int) -> str:
     kept = []
     for line in text.splitlines(keepends=True)[1:]:
         step, _, rest = line.partition(",")
-        if not line.endswith("\n") or not step.isdigit() or not rest or int(step) > steps_done:
+        if not line.endswith("\n") or not re.fullmatch("[0-9]{1,18}", step) or not rest:
+            break
+        if int(step) > steps_done:
             break
         kept.append(line)
     return "".join(kept)

@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import torch
 
@@ -19,7 +19,16 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def say(message: str) -> None:
     """One line for the user, beside the results: to standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print_anyway(message, sys.stderr)
+
+
+def print_anyway(message: str, stream: TextIO) -> None:
+    """A line for whoever reads; that nobody does any more (`| head`) is no reason to end."""
+    try:
+        print(message, file=stream, flush=True)
+    except BrokenPipeError:
+        # What the stream still holds, and what follows, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +47,7 @@ def parse_gpu(gpu: str | None) -> list[int]:
     if gpu is None:
         return []
     parts = [part.strip() for part in gpu.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise ConfigError(f"--gpu: {gpu!r} given; allowed: device numbers such as 0 or 0,1")
     return [int(part) for part in parts]
 

@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 import datasets
+from engine.checkpoint import save_checkpoint, write_whole
 from engine.config import DataConfig, TrainConfig, config_dict
 from engine.device_loading import DeviceLoader
 from engine.distributed import Processes, parallel
@@ -20,7 +21,7 @@ from engine.loading import TRAIN_ITEMS, VAL_ITEMS, Batches, make_loader
 from engine.monitor import Board, Profile
 from engine.resume import Found, find_checkpoint, fingerprint, refuse_differences
 from engine.run import Data, Outputs, Run
-from engine.run_folder import LossLog, RunFolder
+from engine.run_folder import LAST, LossLog, RunFolder
 from engine.runtime import say, settle_precision, usable_precision
 from engine.schedule import learning_rate
 from engine.signals import StopRequest
@@ -61,8 +62,13 @@ def prepare(
 
     found: Found | None = processes.from_main(find)
     if found is not None and found[1].get("epoch", 0) >= config.epoch_max:
-        if processes.is_main:
+        if folder is not None:
             say(f"{found[0]}: finished, {found[1]['epoch']} epochs of {config.epoch_max}")
+            automatic = (options.resume or config.resume) == "auto"
+            if automatic and found[0].parent == path and found[0].name != LAST:
+                # The last one is damaged or gone, and nothing will write it any more.
+                write_whole(path / LAST, found[0].read_bytes())
+                say(f"{path / LAST}: made again from {found[0].name}")
         return None
     train_data = make_data(config.train_dataset, config, processes, device, training=True)
     val_data = None
@@ -99,7 +105,7 @@ def prepare(
         profile=Profile(path / "trace.json", options.profile if processes.is_main else 0),
     )
     if folder is not None:
-        run.outputs = open_outputs(folder, config, found, state.step, state.epoch)
+        run.outputs = open_outputs(folder, run, found, options.overwrite)
         describe(run, found)
     return run
 
@@ -140,16 +146,18 @@ def make_data(
     return Data(loader, batches, wrapper)
 
 
-def open_outputs(
-    folder: RunFolder, config: TrainConfig, found: Found | None, step: int, epoch: int
-) -> Outputs:
-    """The files of a run; what a run that started over left there is removed first."""
-    if found is None:
-        folder.clear()
+def open_outputs(folder: RunFolder, run: Run, found: Found | None, overwrite: bool) -> Outputs:
+    """The files of a run; what a run that starts over or from elsewhere finds is removed first."""
+    config, state = run.config, run.state
+    if found is None or (overwrite and not folder.holds(found[0])):
+        folder.clear(diagnoses=overwrite)
     folder.write_config(config_dict(config))
-    losses = LossLog(folder.path / "losses.csv", step)
-    board = Board(folder.path / "tensorboard", epoch + 1)
-    board.add_text(epoch, "config", yaml.safe_dump(config_dict(config), sort_keys=False))
+    if found is not None and found[0].resolve() != (folder.path / LAST).resolve():
+        # Before the losses are cut: else a later checkpoint would be the newest, without them.
+        save_checkpoint(folder.path / LAST, state.checkpoint(config))
+    losses = LossLog(folder.path / "losses.csv", state.step)
+    board = Board(folder.path / "tensorboard", state.epoch + 1)
+    board.add_text(state.epoch, "config", yaml.safe_dump(config_dict(config), sort_keys=False))
     return Outputs(folder, losses, board)
 
 

@@ -32,7 +32,8 @@ class TrainState:
         position: steps done in the epoch after those.
         step: steps done in all.
         loss_sum, items: of the current epoch, for its mean loss.
-        skipped: broken photographs replaced in the current epoch.
+        skipped: training items replaced for broken photographs in the current epoch.
+        broken: messages about those photographs, as far as this process has met them.
         best: highest validation PSNR so far.
         seconds: spent on the run, over all its sittings.
         data: fingerprint of the files of each data set.
@@ -48,6 +49,7 @@ class TrainState:
     loss_sum: float = 0.0
     items: int = 0
     skipped: int = 0
+    broken: dict[str, None] = field(default_factory=dict)
     best: float | None = None
     seconds: float = 0.0
     data: dict[str, str] = field(default_factory=dict)
@@ -92,6 +94,7 @@ class TrainState:
                 "sd": portable(self.optimizer.state_dict()),
             },
             **{name: getattr(self, name) for name in self.COUNTERS},
+            "broken": [*self.broken],
             "scheduler": {"step": self.step, "lr": self.lr},
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -118,6 +121,9 @@ class TrainState:
             for name in self.COUNTERS:
                 if name in checkpoint:
                     setattr(self, name, count_or_sum(name, checkpoint[name], getattr(self, name)))
+            self.broken = dict.fromkeys(map(str, checkpoint.get("broken") or ()))
+            if self.position > self.items:  # each step has an item at least
+                raise ValueError(f"its position is {self.position} after {self.items} items")
             if "step" not in checkpoint:
                 self.step = self.epoch * steps_per_epoch
             if "rng" in checkpoint:

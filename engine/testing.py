@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 import datasets
 from engine.config import TestConfig
 from engine.distributed import Processes
 from engine.evaluation import Evaluation, Picture, evaluate, evaluate_baseline
-from engine.loading import VAL_ITEMS, Drawn, Key, collate, default_workers, ignore_signals
+from engine.loading import VAL_ITEMS, Drawn, Key, Loader, collate, default_workers, ignore_signals
 from engine.metrics import EvalType
 
 LR_ORIGINS = {
@@ -108,7 +107,7 @@ def merge(own: Evaluation, indices: Sequence[int], processes: Processes) -> Eval
 
 def test_loader(
     wrapper: Any, indices: Sequence[int], config: TestConfig, device: torch.device
-) -> DataLoader[Any]:
+) -> Loader:
     """Batches of these items; what an item draws depends on its index alone."""
     size = config.test_dataset.batch_size
     keys = [Key(index, 0, index) for index in indices]
@@ -116,7 +115,7 @@ def test_loader(
     if workers is None:
         # On a CPU the network keeps all cores busy, and workers would only take them from it.
         workers = default_workers() if device.type == "cuda" else 0
-    return DataLoader(
+    return Loader(
         Drawn(wrapper, seed=0, stream=VAL_ITEMS, on_bad_image="stop"),
         batch_sampler=[keys[start : start + size] for start in range(0, len(keys), size)],
         num_workers=workers,

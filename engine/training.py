@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from engine.evaluation import evaluate
-from engine.loading import checked, share
+from engine.loading import LostWorker, checked, share
 from engine.monitor import Board, StepReport, Throughput, first_lines, peak_memory
 from engine.normalisation import normalise
 from engine.panels import training_panel
@@ -40,9 +40,14 @@ def train(run: Run) -> None:
     config, state = run.config, run.state
     while state.epoch < config.epoch_max:
         throughput = Throughput()
-        train_epoch(run, throughput)
-        figures = throughput.figures()
-        psnr = validate(run)
+        try:
+            train_epoch(run, throughput)
+            figures = throughput.figures()
+            psnr = validate(run)
+        except LostWorker as error:  # between two steps, or after the last one
+            save_last(run)
+            saved = "" if run.outputs is None else f"saved {run.path / LAST}; "
+            raise DataError(f"{error}; {saved}go on with --resume auto") from error
         finish_epoch(run, psnr, figures)
         if run.processes.sum(torch.tensor(run.stop.signum, device=run.device)) > 0:
             raise Stopped(run.stop.reason)
@@ -68,7 +73,7 @@ def train_epoch(run: Run, throughput: Throughput) -> None:
         dynamic_ncols=True,
         disable=None if run.processes.is_main else True,
     )
-    with bar:
+    with bar, settled(run, reports, bar):
         for batch in bar:
             batch = checked(batch)
             items = batches.items(state.position)
@@ -95,8 +100,19 @@ def train_epoch(run: Run, throughput: Throughput) -> None:
                 save_last(run)
             if run.stopping:
                 raise Stopped(run.stop.reason)
+
+
+@contextlib.contextmanager
+def settled(run: Run, reports: deque[StepReport], bar: Any) -> Iterator[None]:
+    """Leaves no report waiting, also where a loader process is lost."""
+    try:
+        yield
+    except LostWorker:
         while reports:
             settle(run, reports.popleft(), bar)
+        raise
+    while reports:
+        settle(run, reports.popleft(), bar)
 
 
 def backward(run: Run, batch: Mapping[str, Any], items: int) -> Tensor:
@@ -141,9 +157,10 @@ def validate(run: Run) -> float | None:
         return None
     # The same crops each time: scores of different epochs compare.
     run.val_data.batches.start(epoch=0)
+    replaced: list[str] = []
     result = evaluate(
         state.evaluated,
-        until_stopped(run, run.val_data.loader),
+        until_stopped(run, run.val_data.loader, replaced),
         run.device,
         config.data_norm,
         config.eval_type,
@@ -158,11 +175,22 @@ def validate(run: Run) -> float | None:
     if stopping:
         save_last(run)
         raise Stopped(run.stop.reason)
+    messages = [message for part in run.processes.gather(replaced) for message in part]
+    report_replaced(run, state.epoch + 1, "validation", len(messages), messages)
     return total / count
 
 
-def until_stopped(run: Run, loader: Iterable[Any]) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each batch, until a signal comes."""
+def report_replaced(run: Run, epoch: int, what: str, count: int, messages: Iterable[str]) -> None:
+    """The log line of the items of an epoch that broken photographs were replaced in."""
+    if count:
+        told = first_lines([*dict.fromkeys(messages)])
+        run.log(f"epoch {epoch}: {count} {what} items replaced for broken photographs: {told}")
+
+
+def until_stopped(
+    run: Run, loader: Iterable[Any], replaced: list[str]
+) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each batch, until a signal comes; messages of replaced items to `replaced`."""
     bar = tqdm(
         loader, desc="validation", unit="batch", leave=False, dynamic_ncols=True,
         disable=None if run.processes.is_main else True,
@@ -172,8 +200,7 @@ def until_stopped(run: Run, loader: Iterable[Any]) -> Iterator[dict[str, Tensor]
             if run.stop.signum:
                 return
             batch = checked(batch)
-            for message in batch["skipped"]:
-                run.broken[message] = None
+            replaced += batch["skipped"]
             yield {name: batch[name] for name in TENSORS}
 
 
@@ -184,9 +211,9 @@ def finish_epoch(run: Run, psnr: float | None, figures: dict[str, float]) -> Non
     scalars["peak_memory_gib"] = peak_memory(run.device)
     if psnr is not None:
         scalars["val/psnr"] = psnr
-    broken = list(dict.fromkeys(m for part in run.processes.gather([*run.broken]) for m in part))
+    broken = [message for part in run.processes.gather([*state.broken]) for message in part]
     skipped, state.skipped = state.skipped, 0
-    run.broken.clear()
+    state.broken.clear()
     improved = psnr is not None and (state.best is None or psnr > state.best)
     state.best = psnr if improved else state.best
     state.epoch, state.position, state.loss_sum, state.items = state.epoch + 1, 0, 0.0, 0
@@ -194,11 +221,7 @@ def finish_epoch(run: Run, psnr: float | None, figures: dict[str, float]) -> Non
     now = time.monotonic()
     elapsed = state.seconds + now - run.started
     run.log(epoch_line(run, scalars, elapsed))
-    if broken:
-        run.log(
-            f"epoch {state.epoch}: {skipped} training items replaced for broken photographs: "
-            f"{first_lines(broken)}"
-        )
+    report_replaced(run, state.epoch, "training", skipped, broken)
     if run.outputs is not None:
         run.outputs.board.add(state.epoch, scalars)
         if psnr is not None:

@@ -124,6 +124,22 @@ def after_losses(number: int) -> None:
     run.serialise = serialise  # type: ignore[assignment]
 
 
+def lost_worker(step: int) -> None:
+    """A loader process is killed in the forward pass of a step, as by a machine out of memory."""
+    from engine import training
+
+    real, seen = training.backward, [0]
+
+    def backward(run: Any, *rest: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == step:
+            os.kill(run.train_data.loader._iterator._workers[0].pid, signal.SIGKILL)
+            time.sleep(0.1)  # a handler of its end would come now, inside the step
+        return real(run, *rest)
+
+    training.backward = backward  # type: ignore[assignment]
+
+
 def stuck_after_signal() -> None:
     """SIGTERM in the first step, then a save that never ends."""
     from engine import run
@@ -167,6 +183,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         in_validation,
         at_step,
         after_losses,
+        lost_worker,
         stuck_after_signal,
         file_size_limit,
         non_finite,

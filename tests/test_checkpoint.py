@@ -16,7 +16,14 @@ import pytest
 import torch
 
 import models
-from engine.checkpoint import checksum, load_checkpoint, load_model, save_checkpoint
+from engine.checkpoint import (
+    checksum,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    stripped,
+    summary,
+)
 from utils import DataError
 
 SPEC = {
@@ -219,6 +226,22 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "nowhere.pth")
     with pytest.raises(DataError, match="a folder"):
         load_checkpoint(tmp_path)
+
+
+def test_names_that_no_file_can_have_are_refused() -> None:
+    for name in ("a\0b.pth", "\udcff\ud800.pth"):
+        with pytest.raises(DataError, match=r"^'.*': can't be read \("):
+            load_checkpoint(name)
+
+
+def test_a_checkpoint_without_an_optimizer(tmp_path: Path) -> None:
+    """Such as other tools make from published ones."""
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, {**make_checkpoint(), "optimizer": None})
+    lines = summary(path)
+    assert lines[0].startswith("model: ")
+    assert not any(line.startswith("optimizer") for line in lines)
+    assert stripped(path)["optimizer"] == {"name": None, "args": None, "sd": {}}
 
 
 def test_a_failed_write_leaves_the_file_before(saved: Path) -> None:

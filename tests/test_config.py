@@ -146,6 +146,12 @@ def test_one_schedule_only() -> None:
         read_train_config(TRAIN, overrides)
 
 
+def test_bad_images_are_not_skipped_on_the_device() -> None:
+    with pytest.raises(ConfigError, match="on_bad_image: 'skip' given beside device_data"):
+        read_train_config(TRAIN, ["device_data=true", "on_bad_image=skip"])
+    read_train_config(TRAIN, ["device_data=true", "on_bad_image=stop"])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

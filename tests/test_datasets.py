@@ -269,3 +269,22 @@ def test_pairs_take_the_same_arguments(tmp_path: Path) -> None:
     pairs = PairedImageFolders(str(low), str(low), str(split), "val", repeat=3)
     assert len(pairs) == 3
     assert pairs.names(2) == (str(low / "2.png"), str(low / "2.png"))
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_the_largest_picture_can_be_set(tmp_path: Path, cache: str) -> None:
+    """Pixels and sizes obey it, after a pickle as well; a cache made below it is no hindrance."""
+    folder = make_folder(tmp_path / "a", ["1.png"])
+    args = {"root_path": str(folder), "cache": cache}
+    message = failure(**args, max_pixels=107)
+    assert message.endswith("1.png: 9x12 pixels, more than the limit of 107 (max_pixels)")
+    small = datasets.make({"name": "image-folder", "args": {**args, "max_pixels": 107}})
+    for dataset in (small, pickle.loads(pickle.dumps(small))):
+        with pytest.raises(DataError, match="limit of 107"):
+            dataset.sizes(0)
+    large = datasets.make({"name": "image-folder", "args": {**args, "max_pixels": 108}})
+    for dataset in (large, pickle.loads(pickle.dumps(large))):
+        assert np.array_equal(dataset.pixels(0)[0], read_rgb(folder / "1.png"))
+        assert dataset.sizes(0) == ((9, 12),)
+    pair = {"root_path_1": str(folder), "root_path_2": str(folder), "cache": "none"}
+    assert "limit of 107 (max_pixels)" in failure(**pair, max_pixels=107)

@@ -404,7 +404,7 @@ BAD: list[tuple[Sequence[str], type[UserError], str]] = [
     (["--scale", "2", "--baseline", "bicubic"], ConfigError, "--model and --baseline: both"),
     (["--scale", "2", "--max-pixels", "0"], ConfigError, "--max-pixels: 0 given"),
     (["--scale", "2", "--max-pixels", "x"], ConfigError, "--max-pixels: invalid int value"),
-    (["--scale", "2", "--max-pixels", "599"], DataError, "limit of 599"),
+    (["--scale", "2", "--max-pixels", "599"], DataError, "limit of 599 (--max-pixels)"),
     (["--scale", "2", "--precision", "fp8"], ConfigError, "--precision: invalid choice: 'fp8'"),
     (["--scale", "2", "--gpu", "x"], ConfigError, "--gpu: 'x' given"),
     (["--scale", "2", "--sclae", "2"], ConfigError, "unrecognized arguments: --sclae"),

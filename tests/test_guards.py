@@ -100,8 +100,8 @@ def test_a_broken_picture_can_be_skipped(warm: WarmRuns, folder: Path) -> None:
     skip = ("--set", "on_bad_image=skip", "epoch_max=2")
     code, text = warm.run(folder, *skip, "num_workers=2")
     assert code == 0, text
-    assert "epoch 2: 3 training items replaced for broken photographs" in text
-    assert "3.png" in text
+    assert "epoch 2: 3 training items replaced for broken photographs: pictures/3.png: " in text
+    assert "epoch 2: 1 validation items replaced for broken photographs: pictures/3.png: " in text
     first = outcome(folder / RUN)
     shutil.rmtree(folder / RUN)
     code, text = warm.run(folder, *skip, fault=("at_step", 8, "SIGTERM"))
@@ -160,3 +160,24 @@ def test_one_run_per_folder(warm: WarmRuns, folder: Path) -> None:
     assert warm.wait(pid) == -signal.SIGKILL
     code, text = warm.run(folder, "--resume", "auto", "--set", "epoch_max=1")
     assert code == 0, text
+
+
+def test_a_killed_loader_process_ends_in_a_line_and_a_checkpoint(
+    warm: WarmRuns, folder: Path
+) -> None:
+    """It has made at most the batches that were asked for ahead; the next one is missed."""
+    repeat = "train_dataset.dataset.args.repeat=12"
+    code, text = warm.run(
+        folder, "--set", "num_workers=1", repeat, "epoch_max=1", fault=("lost_worker", 3)
+    )
+    assert code == 1
+    assert "Traceback" not in text
+    last = text.splitlines()[-1]
+    assert last.startswith("error: a loader process was killed (process ")
+    assert last.endswith(f"; saved {RUN}/epoch-last.pth; go on with --resume auto")
+    assert 3 <= load_checkpoint(folder / RUN / "epoch-last.pth")["position"] < 18
+    code, text = warm.run(folder, "--resume", "auto", "--set", repeat, "epoch_max=1")
+    assert code == 0, text
+    shutil.copytree(folder / RUN, folder / "killed")
+    assert warm.run(folder, "--overwrite", "--set", repeat, "epoch_max=1")[0] == 0
+    assert outcome(folder / "killed") == outcome(folder / RUN)

@@ -216,6 +216,13 @@ def test_zip_that_understates_its_sizes(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "load") == {}
 
 
+def test_zip_with_a_damaged_name_is_one_line(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "name.zip", {"0801é.png": png(1)})
+    archive.write_bytes(archive.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(DataError, match=r"name\.zip: broken or incomplete \(.*utf-8"):
+        list(entries(archive))
+
+
 @pytest.mark.parametrize("make", [make_zip, make_tar], ids=["zip", "tar"])
 def test_truncated_archive_is_one_line(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
     noise = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from datasets.image_folder import ImageFolder
 from engine.checkpoint import load_checkpoint
-from tests.runs import RUN, SAVE, WarmRuns, finish, outcome, wait_for
+from engine.config import config_dict, read_train_config
+from engine.resume import find_differences, fingerprint
+from tests.runs import (
+    RUN,
+    SAVE,
+    WarmRuns,
+    finish,
+    outcome,
+    tiny_config,
+    wait_for,
+    write_config,
+)
 
 
 def whole(path: Path) -> bool:
@@ -64,15 +77,20 @@ def test_killed_at_a_chosen_moment(
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_again_and_again(
-    folder: Path, undisturbed: dict[str, Any], root: Path
-) -> None:
-    """The command itself, killed in four sittings, then left to end."""
+def test_killed_at_random_moments_again_and_again(warm: WarmRuns, folder: Path, root: Path) -> None:
+    """The command itself, killed in four sittings, then left to end.
+
+    It has more to do than can be done in the time that all four together are given.
+    """
+    epochs = "epoch_max=12"
+    assert warm.run(folder, "--set", epochs)[0] == 0
+    expected = outcome(folder / RUN)
+    shutil.rmtree(folder / RUN)
     rng = random.Random(11)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for sitting in range(5):
         command = [sys.executable, str(root / "train_liif.py"), "--config", "tiny.yaml"]
-        command += ["--resume", "auto", *SAVE, f"num_workers={sitting % 3}"]
+        command += ["--resume", "auto", *SAVE, epochs, f"num_workers={sitting % 3}"]
         log = folder / RUN / "log.txt"
         before = log.read_text() if log.exists() else ""
         process = subprocess.Popen(
@@ -80,11 +98,11 @@ def test_killed_at_random_moments_again_and_again(
         )
         if sitting < 4:
             wait_for(lambda log=log, before=before: log.exists() and log.read_text() != before)
-            time.sleep(rng.uniform(0, 0.4))
+            time.sleep(rng.uniform(0, 0.25))
             process.kill()
         output = process.communicate(timeout=240)[0].decode()
-    assert process.returncode == 0, output
-    assert outcome(folder / RUN) == undisturbed
+        assert process.returncode == (-signal.SIGKILL if sitting < 4 else 0), output
+    assert outcome(folder / RUN) == expected
 
 
 SIGNALS = [
@@ -209,8 +227,19 @@ def test_a_damaged_last_checkpoint_gives_way_to_an_older_one(
     last.write_bytes(last.read_bytes()[:5000])
     (folder / RUN / "epoch-best.pth").unlink()
     text = finish(warm, folder)
+    assert f"passed over: {RUN}/epoch-last.pth: damaged (" in text
     assert "going on from save/_tiny/epoch-2.pth" in text
     assert outcome(folder / RUN) == undisturbed
+    # In a finished run it is made again from the one that got furthest.
+    best = load_checkpoint(folder / RUN / "epoch-best.pth")
+    last.write_bytes(b"PK")
+    code, text = warm.run(folder, "--resume", "auto", "--set", f"epoch_max={best['epoch']}")
+    assert code == 0, text
+    assert f"passed over: {RUN}/epoch-last.pth: " in text
+    assert "Traceback" not in text
+    again = load_checkpoint(last)
+    assert again["epoch"] >= best["epoch"]
+    assert again["epoch"] == max(best["epoch"], 2)
     for path in (folder / RUN).glob("epoch-*.pth"):
         path.write_bytes(b"")
     code, text = warm.run(folder, "--resume", "auto")
@@ -242,3 +271,68 @@ def test_a_checkpoint_of_another_model(warm: WarmRuns, folder: Path) -> None:
     assert last.startswith(f"error: {RUN}/epoch-last.pth: ")
     assert "imnet" in last
     assert "Traceback" not in text
+
+
+def test_overwriting_with_a_checkpoint_from_elsewhere_leaves_nothing_of_the_old_run(
+    warm: WarmRuns, folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    """By the option and by the key; only what the new run makes is there afterwards."""
+    assert warm.run(folder, "--name", "one", "--set", "epoch_max=2")[0] == 0
+    start = "save/one/epoch-2.pth"
+    assert warm.run(folder, "--set", "seed=5")[0] == 0
+    (folder / RUN / "diagnosis-step-3.pth").write_bytes(b"old")
+    arguments = ("--overwrite", "--set", f"resume={start}")
+    for chosen in (("--overwrite", "--resume", start), arguments):
+        code, text = warm.run(folder, *chosen)
+        assert code == 0, text
+        names = {path.name for path in (folder / RUN).glob("*.pth")}
+        assert names <= {"epoch-last.pth", "epoch-best.pth"}
+        losses = (folder / RUN / "losses.csv").read_text().splitlines()
+        assert losses[1:] == undisturbed["losses"].splitlines()[11:]
+        assert len((folder / RUN / "log.txt").read_text().splitlines()) == 5
+
+
+def test_going_back_is_not_forgotten_by_a_kill(
+    warm: WarmRuns, folder: Path, undisturbed: dict[str, Any]
+) -> None:
+    """`--resume FILE` to an earlier epoch, killed at its first step, then `--resume auto`."""
+    assert warm.run(folder)[0] == 0
+    code, _ = warm.run(folder, "--resume", str(RUN / "epoch-2.pth"), fault=("at_step", 1))
+    assert code == -signal.SIGKILL
+    text = finish(warm, folder)
+    assert "2 epochs finished" in text
+    assert outcome(folder / RUN) == undisturbed
+
+
+def test_diagnoses_outlive_a_fresh_start(warm: WarmRuns, folder: Path) -> None:
+    """What a run that failed before its first checkpoint has left goes with --overwrite only."""
+    code, text = warm.run(folder, fault=("non_finite", 2, "loss"))
+    assert code == 1, text
+    diagnosis = folder / RUN / "diagnosis-step-2.pth"
+    assert warm.run(folder, "--resume", "auto", "--set", "epoch_max=1")[0] == 0
+    assert diagnosis.exists()
+    assert warm.run(folder, "--overwrite", "--set", "epoch_max=1")[0] == 0
+    assert not diagnosis.exists()
+
+
+def test_the_same_name_and_size_with_other_contents_is_a_difference(tmp_path: Path) -> None:
+    """Also an earlier version's fingerprint, of names and sizes alone, is still understood."""
+    write_config(tmp_path)
+    config = read_train_config(tiny_config())
+    dataset = ImageFolder(str(tmp_path / "pictures"))
+    before = {"train_dataset": fingerprint(dataset)}
+    checkpoint = {"config": config_dict(config), "data": before}
+    assert not list(find_differences(checkpoint, config, before))
+    path = tmp_path / "pictures/3.png"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    after = {"train_dataset": fingerprint(dataset)}
+    expected = ["train_dataset: other files than then"]
+    assert list(find_differences(checkpoint, config, after)) == expected
+    old = {"train_dataset": before["train_dataset"].split(", contents ")[0]}
+    checkpoint["data"] = old
+    assert len(old["train_dataset"]) == len("6 items, 6 files, ") + 16
+    assert not list(find_differences(checkpoint, config, after))
+    path.write_bytes(content + b"1")
+    longer = {"train_dataset": fingerprint(dataset)}
+    assert list(find_differences(checkpoint, config, longer)) == expected

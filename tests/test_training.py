@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +26,9 @@ from engine.loading import Batches, make_loader
 from engine.monitor import Board, Throughput, first_lines
 from engine.run import Run
 from engine.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
+from engine.runtime import say
 from engine.schedule import learning_rate
-from engine.signals import StopRequest
+from engine.signals import Stopped, StopRequest
 from engine.sitting import Options, prepare
 from engine.state import make_state, portable
 from engine.training import normalise, train
@@ -54,6 +58,11 @@ def trained(place: Path, name: str = "run", **changes: Any) -> dict[str, Any]:
     assert run.outputs is not None
     run.outputs.folder.release()
     return load_checkpoint(place / name / "epoch-last.pth")
+
+
+def resumed(place: Path, name: str = "run", **changes: Any) -> Run:
+    options = Options(resume="auto", resume_anyway=True)
+    return prepared(place, name, options, **changes)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -251,6 +260,30 @@ def test_loss_log_keeps_step_with_the_checkpoints(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == exact[:4]
 
 
+@pytest.mark.parametrize("line", ["²,1,0.5", "1" * 5000 + ",1,0.5", "-1,1,0.5", "3", ",1,2"])
+def test_lines_that_are_no_losses_end_the_log(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text(f"{LOSSES_HEADER}1,1,0.5\n{line}\n2,1,0.5\n")
+    LossLog(path, 10)
+    assert path.read_text() == f"{LOSSES_HEADER}1,1,0.5\n"
+
+
+def test_a_reader_that_leaves_does_not_end_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `train_liif.py ... 2>&1 | head -2`."""
+    folder = RunFolder(tmp_path)
+    reader, writer = os.pipe()
+    with open(writer, "w") as closed:
+        os.close(reader)
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "stderr", closed)
+        for message in ("one", "two"):
+            folder.log(message)
+            say(message)
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+
+
 def test_run_names() -> None:
     assert run_name("configs/train_a.yaml", None, None) == "_train_a"
     assert run_name("configs/train_a.yaml", None, "b") == "_train_a_b"
@@ -348,3 +381,73 @@ def test_the_loader_gives_no_batch_beyond_the_epoch(place: Path) -> None:
     )
     batches.start(0, 5)
     assert list(loader) == []
+
+
+@pytest.mark.parametrize("save_minutes", [1e-4, 10])
+def test_weights_that_are_not_finite_never_become_a_checkpoint(
+    place: Path, save_minutes: float
+) -> None:
+    """The step's loss and gradient are finite; what the step makes of the weights is not."""
+    trained(place, epoch_max=1)
+    before = (place / "run/epoch-last.pth").read_bytes()
+    run = resumed(place, epoch_max=2, save_minutes=save_minutes)
+    step = run.state.optimizer.step
+
+    def overflow(*args: Any) -> None:
+        step(*args)
+        if run.state.step == (5 if save_minutes < 1 else 9):
+            with torch.no_grad():
+                next(run.model.parameters()).flatten()[0] = torch.inf
+
+    run.state.optimizer.step = overflow  # type: ignore[method-assign]
+    number = 6 if save_minutes < 1 else 10
+    with pytest.raises(DataError, match=rf"^step {number}: weights are not finite \(model/"):
+        train(run)
+    assert (place / "run/epoch-last.pth").read_bytes() == before
+    diagnosis = load_checkpoint(place / f"run/diagnosis-step-{number}.pth")
+    assert diagnosis["diagnosis"]["lr"] == 0.005
+    assert len((place / "run/losses.csv").read_text().splitlines()) == number + 1
+
+
+def test_what_was_replaced_before_an_interruption_is_still_reported(place: Path) -> None:
+    """All replacements fall before the stop, so that the second sitting meets none itself."""
+    run = prepared(place, epoch_max=1, on_bad_image="skip")
+    run.state.skipped, run.state.broken = 2, {"pictures/x.png: damaged": None}
+    backward_steps = run.state.optimizer.step
+
+    def stop(*args: Any) -> None:
+        backward_steps(*args)
+        run.stop.signum = signal.SIGTERM
+
+    run.state.optimizer.step = stop  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        train(run)
+    assert run.outputs is not None
+    run.outputs.folder.release()
+    train(resumed(place, epoch_max=1, on_bad_image="skip"))
+    expected = (
+        "epoch 1: 2 training items replaced for broken photographs: pictures/x.png: damaged\n"
+    )
+    assert expected in (place / "run/log.txt").read_text()
+    assert load_checkpoint(place / "run/epoch-last.pth")["broken"] == []
+
+
+def test_broken_validation_pictures_are_reported_as_such(place: Path) -> None:
+    make_pictures(place / "other")
+    (place / "other/2.png").write_bytes(b"no picture")
+    changes = {"val_dataset__dataset__args__root_path": "other", "on_bad_image": "skip"}
+    trained(place, epoch_max=1, **changes)
+    log = (place / "run/log.txt").read_text()
+    assert "epoch 1: 1 validation items replaced for broken photographs: other/2.png: " in log
+    assert "training items replaced" not in log
+
+
+def test_a_position_that_no_run_can_be_at_is_refused(place: Path) -> None:
+    run = prepared(place)
+    saved = run.state.checkpoint(run.config)
+    for position, items in ((99, 0), (3, 2), (1, 0)):
+        crafted = {**saved, "position": position, "items": items}
+        with pytest.raises(DataError, match=f"its position is {position} after {items} items"):
+            run.state.restore(crafted, place, 5)
+    run.state.restore({**saved, "position": 5, "items": 18}, place, 5)
+    assert (run.state.position, run.state.items) == (5, 18)

@@ -92,6 +92,10 @@ def test_natural_key() -> None:
     assert sorted(names, key=utils.natural_key) == ["7", "a", "IMG1.png", "img2.png", "img10.png"]
 
 
+def test_natural_key_of_digits_that_are_no_numbers() -> None:
+    assert sorted(["²2", "²1", "٣"], key=utils.natural_key)[-2:] == ["²1", "²2"]
+
+
 def test_nearest_name() -> None:
     assert utils.nearest_name("edsr-baselin", ["rdn", "edsr-baseline"]) == "edsr-baseline"
     assert utils.nearest_name("xyz", ["rdn"]) is None

@@ -8,6 +8,7 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -29,6 +30,8 @@ BROKEN = (
     gzip.BadGzipFile,
     lzma.LZMAError,
     zlib.error,
+    struct.error,
+    UnicodeError,  # a name that claims to be UTF-8
     EOFError,
 )
 
