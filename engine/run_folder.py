@@ -82,7 +82,10 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Whether there is anything that starting over would lose."""
-        return bool(self.checkpoints()) or (self.path / "losses.csv").exists()
+        if self.checkpoints():
+            return True
+        losses = self.path / "losses.csv"  # with its header alone, nothing came of the run
+        return losses.exists() and losses.stat().st_size > len(LOSSES_HEADER)
 
     def holds(self, path: Path) -> bool:
         """Whether a file lies in this folder."""

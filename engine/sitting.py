@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from engine.run_folder import LAST, LossLog, RunFolder
 from engine.runtime import say, settle_precision, usable_precision
 from engine.schedule import learning_rate
 from engine.signals import StopRequest
-from engine.state import make_state
+from engine.state import make_state, plain_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def prepare(
         return find_checkpoint(folder, options.resume, config.resume, options.overwrite)
 
     found: Found | None = processes.from_main(find)
-    if found is not None and found[1].get("epoch", 0) >= config.epoch_max:
+    if found is not None and is_finished(found[1], config):
         if folder is not None:
             say(f"{found[0]}: finished, {found[1]['epoch']} epochs of {config.epoch_max}")
             automatic = (options.resume or config.resume) == "auto"
@@ -108,6 +108,12 @@ def prepare(
         run.outputs = open_outputs(folder, run, found, options.overwrite)
         describe(run, found)
     return run
+
+
+def is_finished(checkpoint: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Whether a checkpoint is the end of the configured run; not that of another model."""
+    same = plain_spec(checkpoint["model"]) == plain_spec(config.model)
+    return same and checkpoint.get("epoch", 0) >= config.epoch_max
 
 
 def make_data(

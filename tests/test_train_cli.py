@@ -124,6 +124,32 @@ def test_bad_input_gets_a_line(
     assert "error: " in text.splitlines()[-1]
 
 
+def test_a_run_that_failed_before_its_first_step_is_in_nobodys_way(
+    warm: WarmRuns, folder: Path
+) -> None:
+    good = (folder / "pictures" / "0.png").read_bytes()
+    for number in range(6):
+        (folder / "pictures" / f"{number}.png").write_bytes(good[:200])
+    code, text = warm.run(folder)
+    assert code == 1, text
+    for number in range(6):
+        (folder / "pictures" / f"{number}.png").write_bytes(good)
+    code, text = warm.run(folder, "--set", "epoch_max=1")
+    assert code == 0, text
+
+
+def test_finished_is_said_of_the_same_model_only(warm: WarmRuns, folder: Path) -> None:
+    assert warm.run(folder, "--set", "epoch_max=1")[0] == 0
+    checkpoint = str(folder / RUN / "epoch-last.pth")
+    arguments = ("--resume", checkpoint, "--name", "other", "--set", "epoch_max=1")
+    code, text = warm.run(folder, *arguments)
+    assert code == 0, text
+    assert "finished, 1 epochs of 1" in text
+    code, text = warm.run(folder, *arguments, "model.args.local_ensemble=false")
+    assert code == 2, text
+    assert "of another run (model.args.local_ensemble" in text
+
+
 def test_no_place_to_save(warm: WarmRuns, folder: Path) -> None:
     (folder / "save").write_text("a file")
     code, text = warm.run(folder)

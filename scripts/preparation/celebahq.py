@@ -19,6 +19,7 @@ from scripts.preparation.archives import Entry, entries, save
 from scripts.preparation.pictures import picture_names
 from utils import DataError, natural_key
 
+PICTURES = 30_000
 ORIGINAL_SIZE = 1024
 LARGEST = 256  # made from the originals; the others are made from it
 SIZES = (256, 128, 64, 32)
@@ -55,6 +56,8 @@ def prepare_celebahq(
             raise DataError(f"{original}: no pictures in it")
         _write_split(folder, names, split_file or split)
     say(f"{folder}: {len(names)} pictures of {', '.join(map(str, SIZES))} pixels, and split.json")
+    if len(names) != PICTURES:
+        say(f"{folder}: these are not all of CelebA-HQ, which has {PICTURES}")
     return True
 
 
