@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from engine.runtime import choose_device, parse_gpu, say
 from utils import ConfigError, DataError, UserError
 
 TIMEOUT = timedelta(minutes=15)
+# Exit codes of ends that the process itself has told of: see `runtime.run_script` and `signals`.
+SPOKEN = (1, 2, 130, 143)
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Socket")
 
 
@@ -237,9 +240,39 @@ def launch(gpu: str, script: str, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", script, *arguments)
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        # A process that a signal ended has a negative code; its peers' lines say what happened.
-        return max((code for code in codes if code > 0), default=1)
+        ends = [
+            End(failure.timestamp, rank, failure.exitcode)
+            for rank, failure in error.failures.items()
+        ]
+        tell_of_silent_end(ends, count)
+        return max((end.code for end in ends if end.code > 0), default=1)
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+class End(NamedTuple):
+    """When a process was found to have ended badly (whole seconds), its rank, its exit code."""
+
+    time: int
+    rank: int
+    code: int  # negative for a signal
+
+
+def tell_of_silent_end(ends: Iterable[End], count: int) -> None:
+    """Say which process ended a run, where it could not say so itself.
+
+    Its peers may be silent too: what waits in NCCL is ended by the launcher, which comes later.
+    """
+
+    def order(end: End) -> tuple[int, int]:
+        # Within a second: a peer that lost it says so, and the launcher sends SIGTERM.
+        return end.time, 2 if end.code == -signal.SIGTERM else int(end.code in SPOKEN)
+
+    first = min(ends, key=order)
+    if first.code not in SPOKEN:
+        how = signal.Signals(-first.code).name if first.code < 0 else f"exit code {first.code}"
+        say(
+            f"error: process {first.rank} of {count} (from 0) was ended by {how}; go on from the "
+            "last checkpoint with --resume auto"
+        )

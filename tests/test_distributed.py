@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from engine.checkpoint import load_checkpoint
-from engine.distributed import Processes
+from engine.distributed import End, Processes, tell_of_silent_end
 from engine.loading import Batches, per_process, share
 from tests.runs import RUN, SAVE, WarmRuns, outcome, wait_for, write_config
 from utils import ConfigError
@@ -239,6 +240,33 @@ def command(root: Path, folder: Path, *arguments: str) -> Any:
         process.wait(30)
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([(5, 1, -signal.SIGKILL)], (1, "SIGKILL")),
+        ([(5, 0, 1), (5, 3, -signal.SIGSEGV)], (3, "SIGSEGV")),
+        ([(5, 0, -signal.SIGTERM), (5, 1, -signal.SIGKILL)], (1, "SIGKILL")),
+        ([(35, 0, -signal.SIGKILL), (5, 2, 99)], (2, "exit code 99")),
+        ([(5, 0, -signal.SIGTERM), (5, 1, 1)], None),
+        ([(35, 0, -signal.SIGKILL), (5, 1, 1)], None),
+        ([(5, 0, 2), (5, 1, 2)], None),
+        ([(5, 0, 143)], None),
+    ],
+)
+def test_the_launcher_tells_of_a_process_that_could_not(
+    ends: list[tuple[int, int, int]],
+    said: tuple[int, str] | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not of one that has said a line, nor of those that the launcher itself has ended then."""
+    tell_of_silent_end([End(*end) for end in ends], 4)
+    advice = "go on from the last checkpoint with --resume auto"
+    line = ""
+    if said is not None:
+        line = f"error: process {said[0]} of 4 (from 0) was ended by {said[1]}; {advice}\n"
+    assert capsys.readouterr().err == line
+
+
 @pytest.mark.slow
 def test_gpu_option_starts_the_processes(
     root: Path, folder: Path, warm: WarmRuns, tmp_path_factory: pytest.TempPathFactory
@@ -265,7 +293,10 @@ def test_gpu_option_starts_the_processes(
         output = process.communicate(timeout=240)[0]
         assert time.monotonic() - started < 60
         assert process.returncode == 1, output
-        assert "another process of this run has ended" in output
+        # Its peer says so too, if the launcher leaves it the time.
+        assert re.search(
+            r"^error: process [01] of 2 .* ended by SIGKILL; .*--resume auto", output, re.M
+        )
         assert "Traceback" not in output
     finished = load_checkpoint(last)["epoch"]
     end = ("--set", f"epoch_max={max(3, finished)}")
