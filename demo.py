@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -18,13 +20,14 @@ from torch import nn
 from tqdm import tqdm
 
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, read_photo
+from engine import distributed
 from engine.baselines import check_baseline
+from engine.distributed import Processes
 from engine.enlarging import Painter, Request, baseline_painter, compare, enlarge, model_painter
 from engine.jobs import Job, plan_jobs, share
 from engine.runtime import (
     PRECISIONS,
     Parser,
-    choose_device,
     run_script,
     say,
     settle_precision,
@@ -40,8 +43,9 @@ from engine.zoom import (
     plan_film,
     write_film,
 )
-from utils import ConfigError, DataError
+from utils import ConfigError, DataError, UserError
 
+PATIENCE = timedelta(days=30)  # a process that has rendered its share waits for the others
 # Options whose value may start with a minus, which argparse would take for another option.
 NUMERIC = ("--resolution", "--scale", "--box", "--max-pixels")
 
@@ -158,11 +162,11 @@ class Decoder:
     name: str
 
 
-def read_decoder(options: argparse.Namespace) -> Decoder | None:
-    """The model asked for; none where a baseline is."""
+def read_decoder(options: argparse.Namespace, processes: Processes) -> Decoder | None:
+    """The model asked for, on this process's device; none where a baseline is."""
     if options.baseline is not None:
         return None
-    device = choose_device(options.gpu)
+    device = distributed.own_device(options.gpu, processes)
     precision = settle_precision(device, options.precision)
     model = load_model(options.model, device, options.raw_weights)
     return Decoder(model, device, precision, Path(options.model or DEFAULT).stem)
@@ -174,7 +178,7 @@ def render_film(options: argparse.Namespace) -> None:
     jobs, several = plan_jobs(options.input, options.zoom_video, FORMATS)
     if several:
         raise ConfigError("--zoom-video: several photographs given; allowed: one")
-    decoder = read_decoder(options)
+    decoder = read_decoder(options, Processes())
     photo = read_photo(jobs[0].source, options.max_pixels, "--max-pixels")
     pixels = film_pixels(photo.pixels)
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
@@ -205,32 +209,80 @@ def render_one(
             enlarge(photo, job, grid, painter, bar.update)
 
 
-def render_all(options: argparse.Namespace) -> None:
-    """Render this process's share of the photographs; those whose result is there are skipped."""
+@dataclass(frozen=True)
+class Work:
+    """All there is to render, and what renders it."""
+
+    jobs: list[Job]
+    several: bool
+    painter: Painter
+    name: str
+
+
+def plan_work(options: argparse.Namespace, processes: Processes) -> Work:
     jobs, several = plan_jobs(options.input, options.output, WRITTEN_SUFFIXES)
-    decoder = read_decoder(options)
+    decoder = read_decoder(options, processes)
     if decoder is None:
-        painter, name = baseline_painter(options.baseline), options.baseline
-    else:
-        painter = model_painter(decoder.model, decoder.device, decoder.precision)
-        name = decoder.name
+        return Work(jobs, several, baseline_painter(options.baseline), options.baseline)
+    painter = model_painter(decoder.model, decoder.device, decoder.precision)
+    return Work(jobs, several, painter, decoder.name)
+
+
+def render_share(work: Work, options: argparse.Namespace) -> tuple[int, list[UserError]]:
+    """Render this process's share of the photographs; those whose result is there are skipped.
+
+    Returns:
+        How many were skipped, and what kept others from being rendered.
+    """
     request = Request(options.resolution, options.scale, options.box)
-    skipped = failed = 0
-    for job in share(jobs):
-        if several and job.target.exists() and not options.overwrite:
+    skipped, errors = 0, []
+    for job in share(work.jobs):
+        if work.several and job.target.exists() and not options.overwrite:
             skipped += 1
             continue
         try:
-            render_one(job, request, painter, name, options)
-        except DataError as error:
-            if not several:
-                raise
-            say(f"error: {error}")  # the other photographs can still be rendered
-            failed += 1
-    if skipped:
+            render_one(job, request, work.painter, work.name, options)
+        except UserError as error:  # the other photographs can still be rendered
+            message = str(error)
+            if work.several:
+                named = str(job.source) in message
+                say(f"error: {message}" if named else f"error: {job.source}: {message}")
+            errors.append(type(error)(message))  # the one caught holds on to its pixels
+    return skipped, errors
+
+
+def render_all(options: argparse.Namespace, processes: Processes) -> None:
+    """Render the photographs over all processes, which wait for the last of them.
+
+    Before that none ends on an error: torchrun would end the others, their work unfinished.
+    """
+    work = processes.together(lambda: plan_work(options, processes))
+    parts = processes.gather(render_share(work, options))
+    skipped = sum(part for part, _ in parts)
+    errors = [error for _, part in parts for error in part]
+    if skipped and processes.is_main:
         say(f"{skipped} results were there already; --overwrite renders them again")
-    if failed:
-        raise DataError(f"{failed} of {len(jobs)} photographs could not be rendered")
+    if errors and not work.several:
+        raise processes.common(errors[0])
+    if errors:
+        # A mistake in the options is one that every photograph met.
+        usage = len(errors) == len(work.jobs) and all(isinstance(e, ConfigError) for e in errors)
+        kind = ConfigError if usage else DataError
+        text = f"{len(errors)} of {len(work.jobs)} photographs could not be rendered"
+        raise processes.common(kind(text))
+
+
+def render_together(options: argparse.Namespace) -> None:
+    """`render_all` over the processes that torchrun has started, or by this one alone."""
+    processes = Processes()
+    if "MASTER_ADDR" in os.environ:  # without it shares are rendered one by one, each on its own
+        processes = distributed.this_process()
+        distributed.join(processes, "gloo", PATIENCE)
+    try:
+        with distributed.lost_peers("the same command renders what is missing"):
+            render_all(options, processes)
+    finally:
+        distributed.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -239,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.zoom_video is not None:
         render_film(options)
     else:
-        render_all(options)
+        render_together(options)
     return 0
 
 

@@ -139,11 +139,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(143))
     options = parse_arguments()
     check_arguments(options)
+    goes_on = "goes on from here" if options.suite else "measures again"
     try:
-        if options.config is not None:
-            test_configuration(options)
-        else:
-            return run_and_report(options)
+        with distributed.lost_peers(f"the same command {goes_on}"):
+            if options.config is not None:
+                test_configuration(options)
+            else:
+                return run_and_report(options)
     except KeyboardInterrupt:
         say("interrupted; with --suite the same command goes on from here")
         return 130

@@ -19,7 +19,7 @@ from engine.runtime import Parser, run_script, say
 from engine.signals import Stopped, StopRequest
 from engine.sitting import Options, prepare
 from engine.training import train
-from utils import ConfigError, UserError
+from utils import ConfigError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,21 +72,17 @@ def main() -> int:
     processes, device = distributed.start(arguments.gpu)
     stop = StopRequest()
     try:
-        run = prepare(config, path, options, processes, device, stop)
-        if run is not None:
-            stop.listen()  # not before, since until now there is nothing to save
-            train(run)
+        with distributed.lost_peers(
+            "the last checkpoint is whole, go on from it with --resume auto"
+        ):
+            run = prepare(config, path, options, processes, device, stop)
+            if run is not None:
+                stop.listen()  # not before, since until now there is nothing to save
+                train(run)
     except Stopped as stopped:
         if processes.is_main:
             say(f"{stopped}: saved {path / LAST}; go on with --resume auto")
         return stopped.exit_code
-    except UserError:
-        raise
-    except RuntimeError as error:
-        problem = distributed.peer_problem(error)
-        if problem is None:
-            raise
-        raise problem from error
     distributed.stop()
     return 0
 

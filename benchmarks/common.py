@@ -30,6 +30,7 @@ class Contender:
         run: does the work once.
         precision: of its matrix products, "fp32", "bf16" or "fp16".
         error: how far its result is off, for the table.
+        steps: how many pieces of work a run is; all figures but memory are of one.
         flops: of its products and convolutions.
         seconds: one per round.
         processor: seconds of processor time, of all threads, one per round; what the work takes
@@ -43,6 +44,7 @@ class Contender:
     run: Callable[[], object]
     precision: str = "fp32"
     error: float | None = None
+    steps: int = 1
     flops: float = 0
     seconds: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
@@ -123,7 +125,7 @@ def measure(contenders: Iterable[Contender], rounds: int, device: torch.device) 
     for contender in contenders:
         with FlopCounterMode(display=False) as counter:
             contender.run()  # also warms up
-        contender.flops = counter.get_total_flops()
+        contender.flops = counter.get_total_flops() / contender.steps
     for one in products.values():
         one.run()
     for _ in range(rounds):
@@ -132,8 +134,8 @@ def measure(contenders: Iterable[Contender], rounds: int, device: torch.device) 
         for contender in contenders:
             before = reset_peak(device)
             started = time.process_time()
-            contender.seconds.append(timed(contender.run, device))
-            contender.processor.append(time.process_time() - started)
+            contender.seconds.append(timed(contender.run, device) / contender.steps)
+            contender.processor.append((time.process_time() - started) / contender.steps)
             if before is not None:
                 contender.peak = max(contender.peak or 0, (peak(device) or before) - before)
     return {precision: one.flops / one.median for precision, one in products.items()}

@@ -51,10 +51,10 @@ class DeviceBatches:
         for index in range(len(self.wrapper)):
             keys = self.keys(index)
             if any(key not in known for key in keys):
-                for key, picture in zip(keys, self.wrapper.fetch(index), strict=True):
+                for key, size in zip(keys, self.wrapper.sizes(index), strict=True):
                     if key not in known:
                         known[key] = len(sizes)
-                        sizes.append((picture.shape[0], picture.shape[1]))
+                        sizes.append(size)
             slots[index] = [known[key] for key in keys]
         return slots, sizes
 

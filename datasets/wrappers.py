@@ -78,11 +78,17 @@ class Wrapper:
 
     def draw(self, index: int, rng: np.random.Generator) -> Plan:
         """The random decisions that `sample` would make with the same `rng`."""
+        return self.plan(self.sizes(index), index, rng)
+
+    def sizes(self, index: int) -> Sequence[Size]:
+        """(height, width) of each picture of an item; nothing is decoded where the set knows them.
+
+        Raises:
+            DataError: a file that can't be read.
+        """
         if hasattr(self.dataset, "sizes"):
-            sizes = self.dataset.sizes(index)
-        else:
-            sizes = [picture.shape[:2] for picture in self.fetch(index)]
-        return self.plan(sizes, index, rng)
+            return self.dataset.sizes(index)
+        return [(picture.shape[0], picture.shape[1]) for picture in self.fetch(index)]
 
     def item(self, index: int, plan: Plan) -> Item:
         """Item `index` as `plan` says."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,8 @@ from engine.runtime import choose_device, parse_gpu, say
 from utils import ConfigError, DataError, UserError
 
 TIMEOUT = timedelta(minutes=15)
+# Exit codes of ends that the process itself has told of: see `runtime.run_script` and `signals`.
+SPOKEN = (1, 2, 130, 143)
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Socket")
 
 
@@ -64,6 +68,22 @@ class Processes:
             raise self.common(outcome[1])
         return outcome[0]
 
+    def together(self, make: Callable[[], Any]) -> Any:
+        """What `make` makes on this process. An error on any ends all, and one reports it."""
+        if self.count == 1:
+            return make()
+        made, failure = None, None
+        try:
+            made = make()
+        except UserError as error:
+            failure = error
+        failures = {rank: error for rank, error in enumerate(self.gather(failure)) if error}
+        if failures:
+            reporter = min(failures)
+            own = self.rank == reporter
+            raise failures[reporter] if own else SystemExit(failures[reporter].exit_code)
+        return made
+
     def common(self, error: UserError) -> BaseException:
         """What to raise for an error that all processes have met: one of them reports it."""
         return error if self.is_main else SystemExit(error.exit_code)
@@ -79,16 +99,27 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def this_process() -> Processes:
+    """This process among those that torchrun has started."""
+    return Processes(process_rank(), process_count())
+
+
 def start(gpu: str | None) -> tuple[Processes, torch.device]:
     """Join the run that torchrun has started, or be a run of one process.
 
     Returns:
         This process, and the device it computes on: its share of `gpu`, or of all there are.
     """
-    count = process_count()
-    if count == 1:
-        return Processes(), choose_device(gpu)
-    processes = Processes(rank=process_rank(), count=count)
+    processes = this_process()
+    device = own_device(gpu, processes)
+    join(processes, "nccl" if device.type == "cuda" else "gloo")
+    return processes, device
+
+
+def own_device(gpu: str | None, processes: Processes) -> torch.device:
+    """The device that this process computes on: its share of `gpu`, or of all there are."""
+    if processes.count == 1:
+        return choose_device(gpu)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     numbers = parse_gpu(gpu)
     if torch.cuda.is_available():
@@ -97,25 +128,38 @@ def start(gpu: str | None) -> tuple[Processes, torch.device]:
         number = numbers[local] if numbers else local
         device = choose_device(str(number))
         torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-        if numbers and processes.is_main:
-            say(f"--gpu {gpu}: there is no CUDA here; running {count} processes on the CPU")
+        return device
+    if numbers and processes.is_main:
+        say(f"--gpu {gpu}: there is no CUDA here; running {processes.count} processes on the CPU")
+    return torch.device("cpu")
+
+
+def join(processes: Processes, backend: str, timeout: timedelta = TIMEOUT) -> None:
+    """Let the processes of a run speak with each other; one alone needs nothing.
+
+    Args:
+        timeout: how long one waits for the slowest of the others.
+    """
+    if processes.count == 1:
+        return
     try:
-        store, _, _ = next(dist.rendezvous("env://", processes.rank, count, timeout=TIMEOUT))
+        store, _, _ = next(
+            dist.rendezvous("env://", processes.rank, processes.count, timeout=TIMEOUT)
+        )
         # After a restart torchrun's store still holds the addresses of processes that are gone.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            backend,
             store=dist.PrefixStore(f"attempt-{attempt}", store),
             rank=processes.rank,
-            world_size=count,
-            timeout=TIMEOUT,
+            world_size=processes.count,
+            timeout=timeout,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"the {count} processes can't find each other ({reason})") from error
-    return processes, device
+        raise DataError(
+            f"the {processes.count} processes can't find each other ({reason})"
+        ) from error
 
 
 def stop() -> None:
@@ -136,16 +180,31 @@ def parallel(model: nn.Module, device: torch.device, count: int, accumulate: int
     )
 
 
-def peer_problem(error: RuntimeError) -> DataError | None:
+def peer_problem(error: RuntimeError, advice: str) -> DataError | None:
     """The one line for a process that ends because another one has; None for other errors."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
     if not isinstance(error, dist.DistError) and not any(s in str(error) for s in LOST_PEER):
         return None
-    return DataError(
-        "another process of this run has ended; the last checkpoint is whole, go on from it with "
-        "--resume auto"
-    )
+    return DataError(f"another process of this run has ended; {advice}")
+
+
+@contextlib.contextmanager
+def lost_peers(advice: str) -> Iterator[None]:
+    """Turns what another process's end raises here into one line, with what can be done then.
+
+    Raises:
+        DataError: another process has ended; other errors pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except RuntimeError as error:
+        problem = peer_problem(error, advice)
+        if problem is None:
+            raise
+        raise problem from error
 
 
 def wants_launch(gpu: str | None) -> bool:
@@ -181,9 +240,39 @@ def launch(gpu: str, script: str, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", script, *arguments)
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        # A process that a signal ended has a negative code; its peers' lines say what happened.
-        return max((code for code in codes if code > 0), default=1)
+        ends = [
+            End(failure.timestamp, rank, failure.exitcode)
+            for rank, failure in error.failures.items()
+        ]
+        tell_of_silent_end(ends, count)
+        return max((end.code for end in ends if end.code > 0), default=1)
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+class End(NamedTuple):
+    """When a process was found to have ended badly (whole seconds), its rank, its exit code."""
+
+    time: int
+    rank: int
+    code: int  # negative for a signal
+
+
+def tell_of_silent_end(ends: Iterable[End], count: int) -> None:
+    """Say which process ended a run, where it could not say so itself.
+
+    Its peers may be silent too: what waits in NCCL is ended by the launcher, which comes later.
+    """
+
+    def order(end: End) -> tuple[int, int]:
+        # Within a second: a peer that lost it says so, and the launcher sends SIGTERM.
+        return end.time, 2 if end.code == -signal.SIGTERM else int(end.code in SPOKEN)
+
+    first = min(ends, key=order)
+    if first.code not in SPOKEN:
+        how = signal.Signals(-first.code).name if first.code < 0 else f"exit code {first.code}"
+        say(
+            f"error: process {first.rank} of {count} (from 0) was ended by {how}; go on from the "
+            "last checkpoint with --resume auto"
+        )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from engine.config import Norm
 from engine.evaluation import evaluate
 from engine.loading import LostWorker, checked, share
 from engine.monitor import Board, StepReport, Throughput, first_lines, peak_memory
@@ -138,11 +139,15 @@ def backward(run: Run, batch: Mapping[str, Any], items: int) -> Tensor:
         with run.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with autocast(run.device, config.precision):
                 colours = run.model(normalise(inp, config.data_norm.inp, 1), coord, cell)
-            target = normalise(gt, config.data_norm.gt, -1)
-            loss = F.l1_loss(colours.float(), target) * weight
+            loss = mean_error(colours, gt, config.data_norm.gt) * weight
             run.state.scaler.scale(loss * count).backward()
         total = total + loss.detach()
     return total
+
+
+def mean_error(colours: Tensor, gt: Tensor, norm: Norm) -> Tensor:
+    """L1 between predictions (B, Q, 3), normalised and of any precision, and gt in [0, 1]; 0-d."""
+    return F.l1_loss(colours.float(), normalise(gt, norm, -1))
 
 
 def validate(run: Run) -> float | None:

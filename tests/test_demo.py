@@ -351,21 +351,63 @@ def test_processes_share_a_folder(model_file: Path, folder: Path, tmp_path: Path
     assert contents(shared) == contents(tmp_path / "one")
 
 
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The demo in two processes."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
+            *(str(ROOT / "demo.py"), *map(str, arguments)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 @pytest.mark.slow
 def test_torchrun_renders_a_folder(model_file: Path, folder: Path, tmp_path: Path) -> None:
     args = ("--input", folder, "--model", model_file, "--scale", "2.5")
     run(*args, "--output", tmp_path / "one")
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
-            *(str(ROOT / "demo.py"), *map(str, args), "--output", str(tmp_path / "two")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    ended = torchrun(*args, "--output", tmp_path / "two")
     assert ended.returncode == 0, ended.stderr
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def errors_of(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of the demo's processes among those of torchrun."""
+    return sorted(line for line in ended.stderr.splitlines() if line.startswith("error: "))
+
+
+@pytest.mark.slow
+def test_what_ends_no_photograph_but_its_own_over_processes(
+    model_file: Path, tmp_path: Path
+) -> None:
+    """A broken one ends the process that had little else to do, long before the other's share."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(1, 9):
+        write_rgb(folder / f"p{number}.png", picture(*((6, 7) if number == 4 else (60, 70))))
+    (folder / "p2.png").write_bytes((folder / "p2.png").read_bytes()[:60])
+    (folder / "p6.png").write_bytes(b"")
+    args = ("--input", folder, "--model", model_file, "--scale", "12", "--box", "0,0,50,60")
+    with pytest.raises(DataError, match="3 of 8 photographs could not be rendered"):
+        run(*args, "--output", tmp_path / "one")
+    ended = torchrun(*args, "--output", tmp_path / "two")
+    assert ended.returncode == 1, ended.stderr
+    *lines, last = errors_of(ended)
+    assert last == "error: 3 of 8 photographs could not be rendered"
+    assert [re.findall(r"photos/(p\d)", line) for line in lines] == [["p2"], ["p4"], ["p6"]], lines
+    assert sorted(contents(tmp_path / "two")) == [f"p{n}.png" for n in (1, 3, 5, 7, 8)]
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_processes_report_a_common_mistake_once(folder: Path, tmp_path: Path) -> None:
+    args = ("--input", folder, "--model", tmp_path / "none.pth", "--scale", "2")
+    ended = torchrun(*args, "--output", tmp_path / "out")
+    assert ended.returncode != 0
+    assert len(errors_of(ended)) == 1, ended.stderr
 
 
 def test_a_broken_photograph_does_not_stop_the_others(
@@ -377,6 +419,19 @@ def test_a_broken_photograph_does_not_stop_the_others(
         run(*args)
     assert "p2.png" in capsys.readouterr().err
     assert sorted(contents(tmp_path / "out")) == ["p1.png", "p3.png", "p4.png", "p5.png"]
+
+
+def test_a_box_outside_one_photograph_does_not_stop_the_others(
+    model_file: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rgb(folder / "p2.png", picture(4, 4))
+    args = ("--input", folder, "--model", model_file, "--output", tmp_path / "out", "--scale", "2")
+    with pytest.raises(DataError, match="1 of 5 photographs could not be rendered"):
+        run(*args, "--box", "0,0,6,6")
+    assert re.fullmatch(r"error: \S*p2.png: box: 0,0,6,6 given.*\n", capsys.readouterr().err)
+    assert sorted(contents(tmp_path / "out")) == ["p1.png", "p3.png", "p4.png", "p5.png"]
+    with pytest.raises(ConfigError, match="5 of 5 photographs could not be rendered"):
+        run(*args, "--box", "0,0,600,6", "--overwrite")
 
 
 # Refusals

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import datasets
+from datasets import cache
 from datasets.device_batches import DeviceBatches
 from datasets.device_resize import resize_batch
-from datasets.images import write_rgb
+from datasets.images import read_rgb, write_rgb
 from datasets.resize import resize_pil
 from datasets.wrappers import Wrapper
 
@@ -136,6 +137,26 @@ def test_from_files(tmp_path: Path) -> None:
     indices = [11, 0, 4, 2]
     batch = DeviceBatches(wrapper, "cpu").sample(indices, generators(4))
     assert compare(batch, wrapper, indices) <= 1e-4
+
+
+def test_each_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice would be minutes of a start with thousands of photographs."""
+    for i in range(3):
+        write_rgb(tmp_path / f"{i}.png", np.full((50, 60 + i, 3), i, np.uint8))
+    args = {"root_path": str(tmp_path), "repeat": 4}
+    name, settings_ = SPECS["downsampled"]
+    spec = {"name": "image-folder", "args": args}
+    wrapper = datasets.make({"name": name, "args": settings_}, {"dataset": datasets.make(spec)})
+    decoded = []
+
+    def read(path: Path) -> np.ndarray:
+        decoded.append(path.name)
+        return read_rgb(path)
+
+    monkeypatch.setattr(cache, "read_rgb", read)
+    batches = DeviceBatches(wrapper, "cpu")
+    assert decoded == ["0.png", "1.png", "2.png"]
+    assert batches.pixels.sum(0).tolist() == [50 * 61 + 50 * 62 * 2] * 3
 
 
 @settings(max_examples=60, deadline=None)

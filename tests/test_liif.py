@@ -264,6 +264,29 @@ def test_bf16_stays_near_fp32(spec: dict[str, Any]) -> None:
     assert 0 < deviation < 0.02
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("spec", [liif_spec([24, 24]), METASR], ids=["liif", "metasr"])
+def test_decoder_on_cuda_is_the_cpus(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From features to colours, and back to the gradients of features and weights."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    _, coord, cell = training_batch(10, 400)
+    features = torch.randn(2, 8, 10, 10, generator=torch.Generator().manual_seed(0))
+    values, gradients, networks = [], [], []
+    for device in ("cpu", "cuda"):
+        network = fill_weights(models.make(spec)).to(device)
+        given = features.clone().to(device).requires_grad_()
+        answer = network.query_rgb(network.project(given), coord.to(device), cell.to(device))
+        assert answer.device.type == device
+        answer.square().mean().backward()
+        assert given.grad is not None
+        values.append(answer.detach().cpu())
+        gradients.append(given.grad.cpu())
+        networks.append(network.cpu())
+    assert error(values[1], values[0]) < 1e-4
+    assert error(gradients[1], gradients[0]) < 1e-4
+    assert largest_gradient_error(networks[1], networks[0]) < 1e-4
+
+
 def test_cell_is_asked_for() -> None:
     inp, coord, _ = training_batch(4, 5)
     for spec in (liif_spec([8]), METASR):

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
+from engine.config import Norm
+from engine.training import mean_error, normalise
 
 SMALL = {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True}
 ENCODER = {"name": "edsr-baseline", "args": SMALL}
@@ -114,6 +116,31 @@ def test_model_stays_on_the_device_of_its_inputs(
     for parameter, gradient in gradients:
         assert gradient.device == parameter.device
         assert gradient.shape == parameter.shape
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("numbers", [[0.5], [0.4, 0.5, 0.6]], ids=["one", "per-channel"])
+@pytest.mark.parametrize("case", ["liif", "liif-upsample", "metasr"])
+def test_loss_of_training_stays_on_the_device(
+    case: str, numbers: list[float], precision: torch.dtype, fake_cuda: FakeTensorMode
+) -> None:
+    """As `engine.training.backward` computes it, of what the loader gives."""
+    norm = Norm(sub=numbers, div=numbers)
+    name, args = CASES[case]
+    with torch.device("cuda"):
+        model = models.make({"name": name, "args": args})
+        inp, coord, cell = inputs(name)
+        gt = torch.rand(2, 30, 3)
+    with torch.autocast("cuda", precision, enabled=precision != torch.float32):
+        colours = model(normalise(inp, norm, 1), coord, cell)
+    loss = mean_error(colours, gt, norm)
+    assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
+    gradients = backward(loss)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert {id(parameter) for parameter, _ in gradients} == {id(p) for p in trained}
+    assert all(gradient.device.type == "cuda" for _, gradient in gradients)
+    with torch.device("cpu"), pytest.raises(RuntimeError, match="device"):
+        mean_error(colours, torch.rand(2, 30, 3), norm)
 
 
 @pytest.mark.parametrize("case", CASES)

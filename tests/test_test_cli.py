@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,23 @@ def test_two_processes_print_what_one_prints(place: Path) -> None:
         except ValueError:
             assert first == second
     assert all(two.stdout.count(f"photo{n}.png") == 1 for n in (1, 2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["config", "suite"])
+def test_a_broken_picture_seen_by_one_process_ends_both_in_lines(place: Path, kind: str) -> None:
+    (place / "load/benchmark/Set5/HR/photo2.png").write_bytes(b"no picture")
+    measured = ["--config", "c.yaml"] if kind == "config" else ["--suite", "set5"]
+    started = time.monotonic()
+    ended = suite_command(*measured, "--model", "m.pth", processes=2, cwd=place)
+    assert ended.returncode != 0
+    assert time.monotonic() - started < 240
+    own = ended.stderr.split("torch.distributed.elastic")[0]  # what torchrun says of it comes after
+    assert re.search(r"^error: .*photo2.png", own, re.MULTILINE), ended.stderr
+    assert "RuntimeError" not in ended.stderr
+    advice = "goes on from here" if kind == "suite" else "measures again"
+    others = re.findall(r"^error: another process of this run has ended; (.*)", own, re.MULTILINE)
+    assert others in ([], [f"the same command {advice}"]), ended.stderr  # torchrun may be faster
 
 
 def test_baselines_and_settings_on_the_command_line(

@@ -30,12 +30,11 @@ from engine.runtime import say
 from engine.schedule import learning_rate
 from engine.signals import Stopped, StopRequest
 from engine.sitting import Options, prepare
-from engine.state import make_state, portable
 from engine.training import normalise, train
 from tests.runs import make_pictures, tiny_config
 from utils import ConfigError, DataError
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -45,9 +44,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def prepared(place: Path, name: str = "run", options: Options | None = None, **changes: Any) -> Run:
+def prepared(
+    place: Path,
+    name: str = "run",
+    options: Options | None = None,
+    device: torch.device = CPU,
+    **changes: Any,
+) -> Run:
     config = read_train_config(tiny_config(**changes))
-    run = prepare(config, place / name, options or Options(), Processes(), CPU, StopRequest())
+    run = prepare(config, place / name, options or Options(), Processes(), device, StopRequest())
     assert run is not None
     return run
 
@@ -351,26 +356,47 @@ def test_many_messages_are_counted() -> None:
     assert first_lines(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"
 
 
+@pytest.fixture
+def full_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on CUDA in fp32 instead of TF32, to be compared with a CPU's."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.cuda
-def test_cuda_in_all_precisions(place: Path) -> None:
-    for precision in ("fp32", "bf16", "fp16"):
-        config = read_train_config(tiny_config(precision=precision, num_workers=1))
-        cuda = torch.device("cuda", 0)
-        run = prepare(config, place / precision, Options(), Processes(), cuda, StopRequest())
-        assert run is not None
-        train(run)
-        assert load_checkpoint(place / precision / "epoch-last.pth")["step"] == 15
+@pytest.mark.usefixtures("full_fp32")
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 2e-2), ("fp16", 2e-2)]
+)
+def test_cuda_gives_the_losses_of_the_cpu(place: Path, precision: str, tolerance: float) -> None:
+    expected = losses_of(place, "cpu")
+    losses = losses_of(place, "cuda", device=CUDA, precision=precision, num_workers=1)
+    assert len(losses) == 15
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("full_fp32")
+def test_cuda_trains_from_data_kept_there(place: Path) -> None:
+    expected = losses_of(place, "cpu")
+    losses = losses_of(place, "cuda", device=CUDA, device_data=True, num_workers=1)
+    assert losses == pytest.approx(expected, abs=5e-3)
 
 
 @pytest.mark.cuda
 def test_cuda_resumes_the_scaler(place: Path) -> None:
-    config = read_train_config(tiny_config(precision="fp16", epoch_max=2))
-    cuda = torch.device("cuda", 0)
-    state = make_state(config, cuda)
-    assert state.scaler.is_enabled()
-    saved = state.checkpoint(config)
-    assert saved["scaler"]["scale"] == 65536.0
-    assert portable(state.optimizer.state_dict())["param_groups"][0]["fused"] is None
+    """After an epoch it has counted steps without overflow, or has lowered its scale."""
+    whole = losses_of(place, "whole", device=CUDA, precision="fp16")
+    saved = trained(place, "parts", device=CUDA, precision="fp16", epoch_max=1)["scaler"]
+    assert (
+        saved != prepared(place, "fresh", device=CUDA, precision="fp16").state.scaler.state_dict()
+    )
+    run = prepared(place, "parts", Options(resume="auto"), device=CUDA, precision="fp16")
+    assert run.state.scaler.is_enabled()
+    assert run.state.scaler.state_dict() == saved
+    train(run)
+    lines = (place / "parts/losses.csv").read_text().splitlines()[1:]
+    assert [float(line.split(",")[2]) for line in lines] == pytest.approx(whole, abs=2e-2)
 
 
 def test_the_loader_gives_no_batch_beyond_the_epoch(place: Path) -> None:
