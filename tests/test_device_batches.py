@@ -149,9 +149,9 @@ def test_each_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     wrapper = datasets.make({"name": name, "args": settings_}, {"dataset": datasets.make(spec)})
     decoded = []
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path, *limits: Any) -> np.ndarray:
         decoded.append(path.name)
-        return read_rgb(path)
+        return read_rgb(path, *limits)
 
     monkeypatch.setattr(cache, "read_rgb", read)
     batches = DeviceBatches(wrapper, "cpu")
