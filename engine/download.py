@@ -106,9 +106,10 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
         yield stream
     finally:
         # Before the lock goes: afterwards the name may be that of another process's file.
-        with contextlib.suppress(FileNotFoundError):
-            ours = os.stat(part).st_ino == os.fstat(stream.fileno()).st_ino
-            if ours and stream.tell() == 0:
+        with contextlib.suppress(OSError):
+            stream.flush()
+            held = os.fstat(stream.fileno())
+            if os.stat(part).st_ino == held.st_ino and held.st_size == 0:
                 os.unlink(part)
         stream.close()
 
