@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -16,8 +15,8 @@ from engine.tiling import Source, Span, cuts, pixels_around
 from models.layers import channels_last
 
 
-class PixelSource:
-    """Features of windows, encoded from the photograph when they are asked for.
+class PixelSource(Source):
+    """Codes of windows, encoded from the photograph when they are asked for.
 
     pixels: (H, W, 1 to 4), uint8, uint16, or float in [0, 1]; alpha is left out.
     model: one whose features depend on a limited neighbourhood.
@@ -25,59 +24,36 @@ class PixelSource:
 
     def __init__(self, model: nn.Module, pixels: np.ndarray, device: torch.device) -> None:
         assert model.halo is not None, "features that depend on the whole picture"
-        self.model = model
-        self.device = device
+        halo = cast(int, cast(nn.Module, model.encoder).halo)
+        super().__init__(model, (pixels.shape[0], pixels.shape[1]), device, halo)
         self.pixels = pixels
-        self.size = (pixels.shape[0], pixels.shape[1])
-        self.upscale = cast(int, model.upscale)
-        self.margin = cast(int, model.halo)
 
-    def window(self, rows: Span, columns: Span) -> Tensor:
-        return self.encoded(rows, columns, cast(Callable[[Tensor], Tensor], self.model.gen_feat))
-
-    def encoded(self, rows: Span, columns: Span, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Codes of these rows and columns as `encode` makes them of input pixels."""
+    def codes(self, rows: Span, columns: Span) -> Tensor:
         top, bottom = pixels_around(self, 0, rows)
         left, right = pixels_around(self, 1, columns)
         pixels = to_network(self.pixels[top:bottom, left:right], norm_of(self.model))
-        feat = encode(pixels.to(self.device))
-        return cut_out(feat, rows, columns, (top * self.upscale, left * self.upscale))
+        feat = cast(nn.Module, self.model.encoder)(channels_last(pixels.to(self.device)))
+        first_row, first_column = top * self.upscale, left * self.upscale
+        return feat[
+            ...,
+            rows[0] - first_row : rows[1] - first_row,
+            columns[0] - first_column : columns[1] - first_column,
+        ]
 
 
-class FeatureSource:
-    """Features of windows, from the encoder's output for the whole photograph.
+class FeatureSource(Source):
+    """Codes of windows, from the encoder's output for the whole photograph.
 
     features: (1, c, upscale * H, upscale * W).
     size: (H, W) of the photograph.
     """
 
-    margin = 1  # what feature unfolding looks at around a code
-
     def __init__(self, model: nn.Module, features: Tensor, size: tuple[int, int]) -> None:
-        self.model = model
-        self.device = features.device
+        super().__init__(model, size, features.device, margin=0)
         self.features = features
-        self.size = size
-        self.upscale = cast(int, model.upscale)
 
-    def window(self, rows: Span, columns: Span) -> Tensor:
-        height, width = self.features.shape[-2:]
-        top, bottom = max(0, rows[0] - 1), min(height, rows[1] + 1)
-        left, right = max(0, columns[0] - 1), min(width, columns[1] + 1)
-        project = cast(Callable[[Tensor], Tensor], self.model.project)
-        feat = project(channels_last(self.features[..., top:bottom, left:right]))
-        return cut_out(feat, rows, columns, (top, left))
-
-
-def cut_out(feat: Tensor, rows: Span, columns: Span, origin: tuple[int, int]) -> Tensor:
-    """Rows and columns of all codes out of a window (1, C, h, w) whose first code is `origin`."""
-    part = feat[
-        ...,
-        rows[0] - origin[0] : rows[1] - origin[0],
-        columns[0] - origin[1] : columns[1] - origin[1],
-    ]
-    # Here rather than in every chunk of queries, which look codes up as rows of a table.
-    return channels_last(part)
+    def codes(self, rows: Span, columns: Span) -> Tensor:
+        return self.features[..., slice(*rows), slice(*columns)]
 
 
 def to_network(pixels: np.ndarray, norm: DataNorm = PAPER) -> Tensor:
@@ -96,9 +72,9 @@ def encode_whole(
 
     Window by window into the result; at once where features depend on the whole picture.
     """
-    encoder = cast(Callable[[Tensor], Tensor], model.encoder)
     with autocast(device, precision):
         if model.halo is None:
+            encoder = cast(nn.Module, model.encoder)
             return encoder(channels_last(to_network(pixels, norm_of(model)).to(device)))
         source = PixelSource(model, pixels, device)
         height, width = (length * source.upscale for length in source.size)
@@ -106,7 +82,7 @@ def encode_whole(
         features: Tensor | None = None
         for rows in cuts(height, -(-height // side)):
             for columns in cuts(width, -(-width // side)):
-                part = source.encoded(rows, columns, lambda x: encoder(channels_last(x)))
+                part = source.codes(rows, columns)
                 if features is None:
                     shape = (1, part.shape[1], height, width)
                     features = torch.empty(shape, dtype=part.dtype, device=device)

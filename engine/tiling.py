@@ -11,12 +11,13 @@ Sizes are (height, width); boxes (top, left, bottom, right); coordinates (y, x) 
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,14 +25,15 @@ from torch import Tensor, nn
 
 from engine.normalisation import denormalise, norm_of
 from engine.runtime import autocast
+from models.layers import channels_last
 from utils import ConfigError, axis_coord
 
 Span = tuple[int, int]  # first, and one past the last
 Box = tuple[float, float, float, float]
 
 # Input pixels encoded at once, halo included, unless the halo asks for more. It bounds memory:
-# with features of EDSR-baseline's width, 1024x1024 to 4096x4096 peaks below 1 GB. For what a
-# size costs in time, see `benchmarks/render.py --windows`.
+# EDSR-baseline-LIIF peaks below 1 GB, Python and PyTorch included. For what a size costs in time,
+# see `benchmarks/render.py --windows`.
 WINDOW = 1 << 18
 BAND = 1 << 25  # bytes of a band of output rows, all of its width
 
@@ -103,23 +105,37 @@ def positions(count: int, start: float, stop: float, extent: int) -> Tensor:
     return (centres * (2 / extent) - 1).float()
 
 
-class Source(Protocol):
-    """Where the features of a window come from.
+class Source(abc.ABC):
+    """Where the codes of a window come from.
 
-    model: has `query_rgb(feat, coord, cell, size=, origin=)` and `query_chunk`.
-    size: of the picture, in pixels; there are `upscale` times as many codes along each axis.
-    margin: how many pixels beyond a window have to be read for it.
+    Args:
+        model: at evaluation, on `device`.
+        size: (H, W) of the photograph in pixels; there are `upscale` times as many codes.
+        margin: how many pixels around a window's codes decide them.
     """
 
-    model: nn.Module
-    device: torch.device
-    size: tuple[int, int]
-    upscale: int
-    margin: int
+    def __init__(
+        self, model: nn.Module, size: tuple[int, int], device: torch.device, margin: int
+    ) -> None:
+        self.model = model
+        self.size = size
+        self.device = device
+        self.margin = margin
+        self.upscale = cast(int, model.upscale)
+
+    @abc.abstractmethod
+    def codes(self, rows: Span, columns: Span) -> Tensor:
+        """The encoder's output, cut to rows and columns of codes: (1, c, h, w)."""
 
     def window(self, rows: Span, columns: Span) -> Tensor:
-        """What `query_rgb` takes, of these rows and columns of codes: (1, C, h, w)."""
-        ...
+        """What `query_rgb` takes, of these rows and columns of codes: (1, C, h, w).
+
+        Of no use at its outermost codes, unless the picture ends there: feature unfolding looks
+        at one code more on every side.
+        """
+        # Cut before it is projected, as that makes it several times as large.
+        project = cast(Callable[[Tensor], Tensor], self.model.project)
+        return project(channels_last(self.codes(rows, columns)))
 
 
 @dataclass(frozen=True)
@@ -189,16 +205,17 @@ def cuts(length: int, parts: int) -> tuple[Span, ...]:
 
 
 def codes_around(source: Source, grid: Grid, axis: int, span: Span) -> Span:
-    """The codes along an axis that can answer the pixels of a span of it."""
+    """The window along an axis that answers the pixels of a span of it."""
     positions = (grid.rows, grid.columns)[axis]
     first, last = positions[span[0]].item(), positions[span[1] - 1].item()
     return codes_of(source.size[axis] * source.upscale, first, last, grid.cell[axis])
 
 
 def codes_of(count: int, first: float, last: float, cell: float) -> Span:
-    """Those of `count` codes that can answer queries from `first` to `last` in [-1, 1]."""
-    # At most one code away, and for Meta-SR another half of the pixel asked for.
-    slack = 1 + math.ceil(cell * count / 4)
+    """The window of `count` codes that answers queries from `first` to `last` in [-1, 1]."""
+    # At most one code away, and for Meta-SR another half of the pixel asked for; and around
+    # these one that feature unfolding looks at.
+    slack = 2 + math.ceil(cell * count / 4)
     low = math.floor(((first + 1) * count - 1) / 2) - slack
     high = math.ceil(((last + 1) * count - 1) / 2) + slack + 1
     return max(0, low), min(count, high)

@@ -156,8 +156,10 @@ def decode(
     Returns:
         float32 (R, out); differentiable, on a CPU once, in everything but `row`.
     """
+    # A graph made of the loop over blocks would hold every block, and be slow to make and to run.
+    blocks = table.device.type == "cpu" and not torch.compiler.is_compiling()
+    way = decode_in_blocks if blocks else decode_at_once
     with torch.autocast(table.device.type, enabled=False):
-        way = decode_in_blocks if table.device.type == "cpu" else decode_at_once
         return way(dtype, table.float(), row, columns, first.float(), layers)
 
 
@@ -169,7 +171,7 @@ def decode_at_once(
     first: Tensor,
     layers: Sequence[torch.nn.Linear],
 ) -> Tensor:
-    """`decode` where no cache is to be minded, in operations that torch.compile fuses."""
+    """`decode` in plain operations: on GPUs, and for graphs (torch.compile, ONNX)."""
     x = torch.addmm(table.index_select(0, row), columns, first.t())  # (R, C)
     for layer in layers:
         weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
@@ -177,9 +179,6 @@ def decode_at_once(
     return x.float()
 
 
-# torch.compile leaves this as it is: traced, the loop over blocks would become one graph of all
-# blocks, which takes minutes to build and no longer stays in the cache.
-@torch.compiler.disable
 def decode_in_blocks(
     dtype: torch.dtype,
     table: Tensor,

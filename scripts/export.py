@@ -25,14 +25,11 @@ from typing import Any, cast
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.checkpoint import write_whole
 from engine.runtime import Parser, run_script
 from engine.weights import import_optional, load_model, load_with_spec, write_safetensors
-from models.liif import LIIF, blend
-from models.lookup import neighbours
 from utils import ConfigError, DataError, make_coord
 
 TOLERANCE = 1e-5
@@ -53,30 +50,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`query_rgb` as a module: feat (B, C, H, W), coord and cell (B, Q, 2) -> rgb (B, Q, 3).
-
-    LIIF's own decodes in blocks of the processor's cache; a graph has the plain steps instead.
-    """
+    """`query_rgb` as a module: feat (B, C, H, W), coord and cell (B, Q, 2) -> rgb (B, Q, 3)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, feat: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        model = self.model
-        if not isinstance(model, LIIF) or model.imnet is None:
-            return cast(Callable[..., Tensor], model.query_rgb)(feat, coord, cell)
-        size = (feat.shape[-2], feat.shape[-1])
-        codes = neighbours(coord, size, size, (0, 0), model.local_ensemble)
-        columns = codes.offset  # (N, B, Q, 2)
-        if model.cell_decode:
-            scale = torch.stack([torch.full_like(cell[..., 0], float(n)) for n in size], dim=-1)
-            columns = torch.cat([columns, (cell * scale).expand_as(columns)], dim=-1)
-        table = feat.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
-        x = table[codes.row] + columns @ model.first_layer()[2].t()  # (N, B, Q, C)
-        for linear in model.imnet.linears[1:]:
-            x = F.linear(x.relu(), linear.weight, linear.bias)
-        return x[0] if codes.weight is None else blend(x, codes.weight)
+        return cast(Callable[..., Tensor], self.model.query_rgb)(feat, coord, cell)
 
 
 def write_onnx(model: nn.Module, folder: Path) -> None:

@@ -540,6 +540,12 @@ def test_refusals_are_one_line_and_an_exit_code(
     assert ended.out == ""
 
 
+def test_the_compiler_stays_out_of_it() -> None:
+    """Imported, torch's compiler would be 150 MB and most of the time that a small picture takes."""
+    look = "import sys, demo; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_picture(tmp_path: Path) -> None:
     """Features as wide as EDSR-baseline-LIIF's; fewer layers, which memory does not depend on."""
