@@ -541,7 +541,7 @@ def test_refusals_are_one_line_and_an_exit_code(
 
 
 def test_the_compiler_stays_out_of_it() -> None:
-    """Imported, torch's compiler would be 150 MB and most of the time that a small picture takes."""
+    """torch's compiler would add 150 MB and most of the time that a small picture takes."""
     look = "import sys, demo; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", look], cwd=ROOT).returncode == 0
 
