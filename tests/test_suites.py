@@ -359,3 +359,28 @@ def test_the_published_row_comes_out(reference: Path, tmp_path: Path, scale: str
     mean = sum(record["values"]["psnr"] for record in records) / 5
     assert method.row == "edsr-baseline-liif"
     assert mean == pytest.approx(published[scale], abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("script", "suites"),
+    [("test-benchmark.sh", "set5 set14 b100 urban100"), ("test-div2k.sh", "div2k")],
+)
+def test_scripts_of_the_papers_tables(script: str, suites: str, root: Path, tmp_path: Path) -> None:
+    """By a Python that says what it was asked; from another folder, with a file and with a name."""
+    (tmp_path / "my.pth").touch()
+    path = os.path.relpath(root / "scripts" / script, tmp_path)
+
+    def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command, environment = ["bash", path, *arguments], {**os.environ, "PYTHON": "echo"}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    model = tmp_path.resolve() / "my.pth"
+    assert asked("my.pth", "0,1", "--metrics", "psnr").stdout == (
+        f"test.py --suite {suites} --model {model} --gpu 0,1 --metrics psnr\n"
+    )
+    assert asked("rdn-liif", "--json", "x").stdout == (
+        f"test.py --suite {suites} --model rdn-liif --json x\n"
+    )
+    assert asked().returncode == 2
