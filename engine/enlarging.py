@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from datasets.images import Photo, open_writer
+from datasets.resize import FILTERS
 from engine import baselines
 from engine.features import make_source
 from engine.jobs import Job
-from engine.resampling import FILTERS, resample_rows
+from engine.resampling import resample_rows
 from engine.tiling import BAND, Box, Grid, Span, cuts, render_bands
 from utils import ConfigError
 

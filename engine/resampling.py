@@ -7,14 +7,10 @@ import math
 import numpy as np
 from PIL import Image
 
+from datasets.resize import FILTERS
 from engine.tiling import Grid, Span
 
-# Name -> Pillow's filter, and its radius in pixels of the coarser grid.
-FILTERS = {
-    "nearest": (Image.Resampling.NEAREST, 1),
-    "bicubic": (Image.Resampling.BICUBIC, 2),
-    "lanczos": (Image.Resampling.LANCZOS, 3),
-}
+RADIUS = {"nearest": 1, "bicubic": 2, "lanczos": 3}  # in pixels of the coarser grid
 
 
 def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicubic") -> np.ndarray:
@@ -29,12 +25,11 @@ def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicub
     Returns:
         (rows, grid.width, C) of the dtype of pixels.
     """
-    resample, radius = FILTERS[kind]
     top, left, bottom, right = grid.area
     step = (bottom - top) / grid.height
     first, last = top + rows[0] * step, top + rows[1] * step
     # Only the rows that the filter reaches: what is outside them has no part in the result.
-    reach = math.ceil(radius * max(1.0, step)) + 1
+    reach = math.ceil(RADIUS[kind] * max(1.0, step)) + 1
     low = max(0, math.floor(first) - reach)
     high = min(pixels.shape[0], math.ceil(last) + reach)
     size = (grid.width, rows[1] - rows[0])
@@ -47,7 +42,7 @@ def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicub
     for channel in range(pixels.shape[2]):
         plane = pixels[low:high, :, channel]
         plane = plane if exact else plane.astype(np.float32)
-        resized = np.asarray(Image.fromarray(plane).resize(size, resample, box=box))
+        resized = np.asarray(Image.fromarray(plane).resize(size, FILTERS[kind], box=box))
         if not exact:
             resized = resized.round().clip(0, np.iinfo(pixels.dtype).max)
         channels.append(resized.astype(pixels.dtype))

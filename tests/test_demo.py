@@ -20,10 +20,10 @@ from PIL import Image
 import demo
 import models
 from datasets.images import Photo, read_photo, read_rgb, read_size, write_photo, write_rgb
-from datasets.resize import resize_pil
+from datasets.resize import FILTERS, resize_pil
 from engine.checkpoint import save_checkpoint
 from engine.rendering import ContinuousImage
-from engine.resampling import FILTERS, resample_rows
+from engine.resampling import resample_rows
 from engine.tiling import Grid
 from tests.commands import Commands
 from utils import ConfigError, DataError, UserError
@@ -172,7 +172,7 @@ def test_bands_of_a_resize_are_the_whole_resize(kind: str, size: tuple[int, int]
     tops = range(0, size[0], 4)
     bands = [resample_rows(pixels, grid, (top, min(top + 4, size[0])), kind) for top in tops]
     planes = [Image.fromarray(pixels[..., channel].astype(np.float32)) for channel in range(3)]
-    whole = np.stack([plane.resize(size[::-1], FILTERS[kind][0]) for plane in planes], axis=-1)
+    whole = np.stack([plane.resize(size[::-1], FILTERS[kind]) for plane in planes], axis=-1)
     difference = np.abs(np.concatenate(bands) - whole.clip(0, 255))
     if kind != "nearest":
         assert difference.max() <= 0.501
