@@ -34,7 +34,7 @@ Box = tuple[float, float, float, float]
 # Input pixels encoded at once, halo included, unless the halo asks for more. It bounds memory:
 # EDSR-baseline-LIIF peaks below 1 GB, Python and PyTorch included. For what a size costs in time,
 # see `benchmarks/render.py --windows`.
-WINDOW = 1 << 18
+WINDOW = 1 << 17
 BAND = 1 << 25  # bytes of a band of output rows, all of its width
 
 
