@@ -1,6 +1,7 @@
 """Render photographs at any size.
 
 python demo.py --input in.png --model MODEL.pth --resolution HEIGHT,WIDTH --output out.png
+python demo.py --input in.png --scale 4
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from engine import distributed
 from engine.baselines import check_baseline
 from engine.distributed import Processes
 from engine.enlarging import Painter, Request, baseline_painter, compare, enlarge, model_painter
-from engine.jobs import Job, plan_jobs, share
+from engine.jobs import OUTPUT, Job, plan_jobs, share
 from engine.runtime import (
     PRECISIONS,
     Parser,
@@ -85,7 +86,9 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 def make_parser() -> Parser:
     parser = Parser(prog="demo.py", description="Render photographs at any size.")
     parser.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
-    parser.add_argument("--output", help="a file; a folder for several photographs")
+    parser.add_argument(
+        "--output", help=f"a file ({OUTPUT} if absent); a folder for several photographs"
+    )
     parser.add_argument("--model", help="a checkpoint, or the name of published weights")
     parser.add_argument("--resolution", metavar="HEIGHT,WIDTH", help="size of the result")
     parser.add_argument("--scale", metavar="S or SY,SX", help="or its size over the input's")
@@ -136,8 +139,10 @@ def check(options: argparse.Namespace) -> None:
         for name in ("scale", "compare", "output"):
             if getattr(options, name):
                 raise ConfigError(f"--zoom-video: given with --{name}; allowed: one of them")
-    elif not options.output:
-        raise ConfigError("--output: missing; allowed: a file, or a folder for several photographs")
+    elif options.output == "":
+        raise ConfigError(
+            "--output: '' given; allowed: a file, or a folder for several photographs"
+        )
     elif options.resolution is None and options.scale is None:
         raise ConfigError("--resolution or --scale: missing; allowed: one of them")
     if options.resolution is not None and options.scale is not None:
@@ -264,6 +269,8 @@ def render_all(options: argparse.Namespace, processes: Processes) -> None:
         say(f"{skipped} results were there already; --overwrite renders them again")
     if errors and not work.several:
         raise processes.common(errors[0])
+    if options.output is None and processes.is_main:
+        say(f"written to {OUTPUT}")
     if errors:
         # A mistake in the options is one that every photograph met.
         usage = len(errors) == len(work.jobs) and all(isinstance(e, ConfigError) for e in errors)

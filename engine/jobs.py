@@ -12,6 +12,8 @@ from pathlib import Path
 from datasets.images import SUFFIXES
 from utils import ConfigError, DataError, natural_key
 
+OUTPUT = "output.png"  # where one photograph goes when nothing is said
+
 
 @dataclass(frozen=True)
 class Job:
@@ -22,17 +24,18 @@ class Job:
 
 
 def plan_jobs(
-    inputs: Sequence[str], output: str, suffixes: Sequence[str]
+    inputs: Sequence[str], output: str | None, suffixes: Sequence[str]
 ) -> tuple[list[Job], bool]:
     """The jobs in natural order of each input's names, and whether the output is a folder.
 
     inputs: files, folders (their pictures), and patterns with `*`, `?` or `[...]`.
-    output: a file for one file; a folder, made if need be, for anything else.
+    output: a file for one file, `OUTPUT` if None; a folder, made if need be, for anything else.
     suffixes: what an output's name may end in; the first is that of results in a folder whose
         photograph has another.
 
     Raises:
-        ConfigError: an output whose ending says no format, or two inputs with one output.
+        ConfigError: an output whose ending says no format, two inputs with one output, or several
+            with none.
         DataError: no such file, a folder without pictures, an output that can't be written.
     """
     sources: list[Path] = []
@@ -41,6 +44,10 @@ def plan_jobs(
         found, group = expand(given)
         sources += [path for path in found if path not in sources]
         several = several or group
+    if output is None:
+        if several:
+            raise ConfigError("--output: missing; allowed for several photographs: a folder")
+        output = OUTPUT
     into_folder = several or Path(output).is_dir() or output.endswith(("/", os.sep))
     if into_folder:
         jobs = [Job(source, Path(output) / target_name(source, suffixes)) for source in sources]

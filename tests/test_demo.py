@@ -111,6 +111,27 @@ def test_resolution_is_height_and_width(model_file: Path, photo: Path, tmp_path:
     np.testing.assert_array_equal(read_rgb(output), rendered(model_file, photo, 33, 71))
 
 
+def test_nothing_but_a_photograph_and_a_scale(
+    photo: Path, tmp_path: Path, commands: Commands
+) -> None:
+    (tmp_path / "here").mkdir()
+    ended = commands.run("demo.py", "--input", photo, "--scale", "4", folder=tmp_path / "here")
+    assert (ended.code, ended.err) == (0, "written to output.png\n")
+    expected = ContinuousImage.represent(photo).render(80, 120)
+    expected = expected.mul(255).round().byte().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(read_rgb(tmp_path / "here" / "output.png"), expected)
+
+
+@pytest.mark.parametrize("inputs", [["."], ["*.png"], ["photo.png", "photo.png"]])
+def test_several_photographs_need_a_folder(
+    inputs: list[str], photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    with pytest.raises(ConfigError, match="--output: missing; allowed for several photographs: a"):
+        run("--input", *inputs, "--scale", "4")
+    assert os.listdir() == ["photo.png"]
+
+
 @pytest.mark.parametrize(
     ("given", "size"),
     [("3.7", (74, 111)), ("2,3.5", (40, 105)), ("0.5", (10, 15)), ("4", (80, 120))],
