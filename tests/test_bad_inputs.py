@@ -551,19 +551,25 @@ def test_a_disk_that_fills_while_testing(commands: Commands, scene: Path, option
     assert contents(scene) == before
 
 
-# The same as real processes, some of each
+# The same as real processes, two of each; the quick suite has one
 
 REAL: list[tuple[str, list[str], int, str]] = [
-    ("train", ["--set", "model.name=liiff"], 2, "did you mean 'liif'"),
     ("train", ["--set", "train_dataset.dataset.args.root_path=none"], 1, "none: no such folder"),
     ("test", ["--model", "code-zip.pth"], 1, "code-zip.pth: refused .it holds code"),
-    ("test", ["--config", "call.yaml"], 2, "call.yaml: no YAML"),
     ("demo", ["--resolution", "0,5"], 2, "--resolution: '0,5' given; allowed: HEIGHT,WIDTH"),
+]
+MORE: list[tuple[str, list[str], int, str]] = [
+    ("train", ["--set", "model.name=liiff"], 2, "did you mean 'liif'"),
+    ("test", ["--config", "call.yaml"], 2, "call.yaml: no YAML"),
     ("demo", ["--scale", "2", "--input", "cut.jpg"], 1, "cut.jpg: damaged"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "extra", "code", "words"), REAL, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("kind", "extra", "code", "words"),
+    [*REAL, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
+    ids=str,
+)
 def test_real_commands(scene: Path, kind: str, extra: list[str], code: int, words: str) -> None:
     write_bad_checkpoints(scene)
     (scene / "call.yaml").write_text("seed: !!python/object/apply:os.system ['touch executed']")

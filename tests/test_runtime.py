@@ -68,10 +68,13 @@ def test_precision_refused() -> None:
     [
         ("raise ConfigError('bad value')", 2, "error: bad value"),
         ("raise DataError('bad file')", 1, "error: bad file"),
-        ("open('/nowhere/file')", 1, "error: /nowhere/file: No such file or directory"),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("return 3", 3, ""),
-        ("pass", 0, ""),
+        pytest.param(
+            *("open('/nowhere/file')", 1, "error: /nowhere/file: No such file or directory"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("return 3", 3, "", marks=pytest.mark.slow),
+        pytest.param("pass", 0, "", marks=pytest.mark.slow),
     ],
 )
 def test_how_a_script_ends(root: Path, body: str, code: int, line: str) -> None:
