@@ -156,39 +156,17 @@ def decode(
     Returns:
         float32 (R, out); differentiable, on a CPU once, in everything but `row`.
     """
-    # A graph made of the loop over blocks would hold every block, and be slow to make and to run.
-    blocks = table.device.type == "cpu" and not torch.compiler.is_compiling()
-    way = decode_in_blocks if blocks else decode_at_once
     with torch.autocast(table.device.type, enabled=False):
-        return way(dtype, table.float(), row, columns, first.float(), layers)
-
-
-def decode_at_once(
-    dtype: torch.dtype,
-    table: Tensor,
-    row: Tensor,
-    columns: Tensor,
-    first: Tensor,
-    layers: Sequence[torch.nn.Linear],
-) -> Tensor:
-    """`decode` in plain operations: on GPUs, and for graphs (torch.compile, ONNX)."""
-    x = torch.addmm(table.index_select(0, row), columns, first.t())  # (R, C)
-    for layer in layers:
-        weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
-        x = F.linear(x.relu_().to(dtype), weight, bias)
-    return x.float()
-
-
-def decode_in_blocks(
-    dtype: torch.dtype,
-    table: Tensor,
-    row: Tensor,
-    columns: Tensor,
-    first: Tensor,
-    layers: Sequence[torch.nn.Linear],
-) -> Tensor:
-    """`decode` in blocks of rows that stay in the cache."""
-    parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-    tensors = (table, row, columns, first, *parameters)
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return Decode.apply(keep, dtype, *tensors)
+        table, first = table.float(), first.float()
+        if table.device.type == "cpu" and not torch.compiler.is_compiling():
+            parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+            tensors = (table, row, columns, first, *parameters)
+            keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+            return Decode.apply(keep, dtype, *tensors)
+        # On a GPU there is no such cache; a graph (torch.compile, ONNX) of the loop over blocks
+        # would hold every block, and be slow to make and to run.
+        x = torch.addmm(table.index_select(0, row), columns, first.t())  # (R, C)
+        for layer in layers:
+            weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
+            x = F.linear(x.relu_().to(dtype), weight, bias)
+        return x.float()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
-from models.decoder import decode_at_once, decode_in_blocks
+from models.decoder import decode
 from tests.conformance import arrays, cases, error, fill_weights, float32, rng
 from tests.oracle import plain, predict
 from utils import make_coord
@@ -165,21 +165,24 @@ def test_in_dim_is_worked_out_whatever_is_given() -> None:
 
 
 @pytest.mark.parametrize("hidden", [[], [7], [16, 5, 9]])
-def test_decoding_at_once_and_in_blocks_agree(hidden: list[int]) -> None:
-    """What GPUs do, in one piece and by autograd, and what CPUs do."""
+def test_decoding_at_once_and_in_blocks_agree(
+    hidden: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What GPUs and graphs do, in one piece and by autograd, and what CPUs do."""
     torch.manual_seed(0)
     mlp = models.make({"name": "mlp", "args": {"in_dim": 4, "out_dim": 3, "hidden_list": hidden}})
     width = hidden[0] if hidden else 3
     row = torch.randint(20, (3000,))
     results = []
-    for way in (decode_at_once, decode_in_blocks):
+    for whole in (True, False):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda whole=whole: whole)
         torch.manual_seed(1)
         given = [torch.randn(*shape) for shape in ((20, width), (3000, 4), (width, 4))]
         for tensor in given:
             tensor.requires_grad_()
         mlp.zero_grad()
         table, columns, first = given
-        rgb = way(torch.float32, table, row, columns, first, mlp.linears[1:])
+        rgb = decode(torch.float32, table, row, columns, first, mlp.linears[1:])
         rgb.square().sum().backward()
         layers = [parameter.grad for layer in mlp.linears[1:] for parameter in layer.parameters()]
         results.append([rgb.detach(), *(tensor.grad for tensor in given), *layers])
