@@ -31,8 +31,7 @@ class PixelSource(Source):
     def codes(self, rows: Span, columns: Span) -> Tensor:
         top, bottom = pixels_around(self, 0, rows)
         left, right = pixels_around(self, 1, columns)
-        pixels = to_network(self.pixels[top:bottom, left:right], norm_of(self.model))
-        feat = cast(nn.Module, self.model.encoder)(channels_last(pixels.to(self.device)))
+        feat = encode(self.model, self.pixels[top:bottom, left:right], self.device)
         first_row, first_column = top * self.upscale, left * self.upscale
         return feat[
             ...,
@@ -64,6 +63,12 @@ def to_network(pixels: np.ndarray, norm: DataNorm = PAPER) -> Tensor:
     return normalise(values.div_(whole).unsqueeze(0), norm.inp, 1)
 
 
+def encode(model: nn.Module, pixels: np.ndarray, device: torch.device) -> Tensor:
+    """The encoder's output for pixels (h, w, 1 to 4), at once."""
+    inp = to_network(pixels, norm_of(model)).to(device)
+    return cast(nn.Module, model.encoder)(channels_last(inp))
+
+
 @torch.inference_mode()
 def encode_whole(
     model: nn.Module, pixels: np.ndarray, device: torch.device, precision: str
@@ -74,8 +79,7 @@ def encode_whole(
     """
     with autocast(device, precision):
         if model.halo is None:
-            encoder = cast(nn.Module, model.encoder)
-            return encoder(channels_last(to_network(pixels, norm_of(model)).to(device)))
+            return encode(model, pixels, device)
         source = PixelSource(model, pixels, device)
         height, width = (length * source.upscale for length in source.size)
         side = max(512, 2 * source.margin) * source.upscale
