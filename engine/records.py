@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.checkpoint import save_checkpoint
 from engine.monitor import StepReport
-from engine.run import TENSORS, Run
+from engine.run import TENSORS, Run, save_diagnosis
 from engine.runtime import say
 from utils import DataError
 
@@ -70,14 +69,8 @@ def diagnose(run: Run, report: StepReport, loss: float, norm: float) -> None:
         }
     )
     names = list(dict.fromkeys(name for part in parts for name in part["files"]))
-    path = run.path / f"diagnosis-step-{report.step}.pth"
-    if run.outputs is not None:
-        run.outputs.losses.flush()
-        diagnosis = {
-            **run.state.checkpoint(run.config),
-            "diagnosis": {"loss": loss, "gradient_norm": norm, "lr": report.lr, "batch": parts},
-        }
-        save_checkpoint(path, diagnosis)
+    diagnosis = {"loss": loss, "gradient_norm": norm, "lr": report.lr, "batch": parts}
+    path = save_diagnosis(run, report.step, diagnosis)
     error = DataError(
         f"step {report.step}: loss {loss:g} and gradient norm {norm:g} are not both finite, at "
         f"learning rate {report.lr:g}; the batch's files: {', '.join(names)}; saved in {path}; "

@@ -107,13 +107,18 @@ def check_weights(run: Run) -> None:
     bad = [name.lstrip("/") for name, tensor in named if not bool(tensor.isfinite().all())]
     if not bad:
         return
-    path = run.path / f"diagnosis-step-{state.step}.pth"
-    if run.outputs is not None:
-        run.outputs.losses.flush()
-        diagnosis = {"not_finite": bad, "lr": state.lr}
-        save_checkpoint(path, {**state.checkpoint(run.config), "diagnosis": diagnosis})
+    path = save_diagnosis(run, state.step, {"not_finite": bad, "lr": state.lr})
     error = DataError(
         f"step {state.step}: weights are not finite ({bad[0]}, one of {len(bad)}) after a step at "
         f"learning rate {state.lr:g}; saved in {path}; the last checkpoint is untouched"
     )
     raise run.processes.common(error)
+
+
+def save_diagnosis(run: Run, step: int, diagnosis: dict[str, Any]) -> Path:
+    """Save the state, and what made it useless, beside the checkpoints; returns where."""
+    path = run.path / f"diagnosis-step-{step}.pth"
+    if run.outputs is not None:
+        run.outputs.losses.flush()
+        save_checkpoint(path, {**run.state.checkpoint(run.config), "diagnosis": diagnosis})
+    return path

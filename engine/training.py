@@ -106,14 +106,15 @@ def train_epoch(run: Run, throughput: Throughput) -> None:
 @contextlib.contextmanager
 def settled(run: Run, reports: deque[StepReport], bar: Any) -> Iterator[None]:
     """Leaves no report waiting, also where a loader process is lost."""
+    lost = None
     try:
         yield
-    except LostWorker:
-        while reports:
-            settle(run, reports.popleft(), bar)
-        raise
+    except LostWorker as error:
+        lost = error
     while reports:
         settle(run, reports.popleft(), bar)
+    if lost is not None:
+        raise lost
 
 
 def backward(run: Run, batch: Mapping[str, Any], items: int) -> Tensor:
