@@ -1,9 +1,8 @@
-#!/usr/bin/env bash
-# What test-benchmark.sh and test-div2k.sh share: a model on some of test.py's suites.
-# bash scripts/test-suites.sh "SUITE ..." MODEL.pth [GPU] [MORE OPTIONS OF test.py]
+# For test-benchmark.sh and test-div2k.sh, which source it: a model on some of test.py's suites.
+# . test-suites.sh "SUITE ..." MODEL.pth [GPU] [MORE OPTIONS OF test.py]
 set -eu
 if [ "$#" -lt 2 ]; then
-    echo "usage: MODEL.pth [GPU] [MORE OPTIONS OF test.py]" >&2
+    echo "usage: bash scripts/$(basename "$0") MODEL.pth [GPU] [MORE OPTIONS OF test.py]" >&2
     exit 2
 fi
 read -ra suites <<< "$1"

@@ -384,3 +384,4 @@ def test_scripts_of_the_papers_tables(script: str, suites: str, root: Path, tmp_
         f"test.py --suite {suites} --model rdn-liif --json x\n"
     )
     assert asked().returncode == 2
+    assert asked().stderr.startswith(f"usage: bash scripts/{script} MODEL.pth")
