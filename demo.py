@@ -270,7 +270,7 @@ def render_all(options: argparse.Namespace, processes: Processes) -> None:
     if errors and not work.several:
         raise processes.common(errors[0])
     if options.output is None and processes.is_main:
-        say(f"written to {OUTPUT}")
+        say(f"written to {work.jobs[0].target}")
     if errors:
         # A mistake in the options is one that every photograph met.
         usage = len(errors) == len(work.jobs) and all(isinstance(e, ConfigError) for e in errors)

@@ -30,17 +30,15 @@ import models
 from benchmarks.common import Contender, machine, measure, parser, table
 from benchmarks.decode import LIIF, METASR
 from benchmarks.loader import SIZE, make_pictures, wrapped
-from engine.config import Norm
 from engine.device_loading import DeviceLoader
 from engine.loading import TRAIN_ITEMS, Batches, checked, make_loader
+from engine.normalisation import HALF, normalise
 from engine.run import TENSORS
 from engine.runtime import PRECISIONS
-from engine.training import normalise
 from tests.oracle import plain
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 Epoch = Callable[[], Iterable[Batch]]  # called for each run
-HALF = Norm(sub=[0.5], div=[0.5])
 
 
 def make_batch(pictures: int, size: int, queries: int, device: torch.device) -> Batch:
