@@ -22,19 +22,11 @@ from tqdm import tqdm
 
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, read_photo
 from engine import distributed
-from engine.baselines import check_baseline
 from engine.distributed import Processes
-from engine.enlarging import Painter, Request, baseline_painter, compare, enlarge, model_painter
-from engine.jobs import OUTPUT, Job, plan_jobs, share
-from engine.runtime import (
-    PRECISIONS,
-    Parser,
-    run_script,
-    say,
-    settle_precision,
-)
-from engine.weights import DEFAULT, load_model
-from engine.zoom import (
+from engine.render.baselines import check_baseline
+from engine.render.jobs import OUTPUT, Job, plan_jobs, share
+from engine.render.photo import Painter, Request, baseline_painter, compare, enlarge, model_painter
+from engine.render.video import (
     FORMATS,
     by_model,
     by_resizing,
@@ -44,6 +36,14 @@ from engine.zoom import (
     plan_film,
     write_film,
 )
+from engine.runtime import (
+    PRECISIONS,
+    Parser,
+    run_script,
+    say,
+    settle_precision,
+)
+from engine.weights.pretrained import DEFAULT, load_model
 from utils import ConfigError, DataError, UserError
 
 PATIENCE = timedelta(days=30)  # a process that has rendered its share waits for the others

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from engine.rendering import ContinuousImage
+    from engine.render import ContinuousImage
 
 dependencies = ["torch", "numpy", "PIL", "pyvips", "tqdm"]
 
@@ -69,7 +69,7 @@ def liif(
     raw_weights: not the weights' average, where a checkpoint holds one.
     """
     with _our_names():
-        from engine.weights import load_model
+        from engine.weights.pretrained import load_model
 
         return load_model(model, device, raw_weights)
 
@@ -92,6 +92,6 @@ def continuous_image(
 ) -> ContinuousImage:
     """A photograph, represented once, to be rendered at any size: see ContinuousImage.represent."""
     with _our_names():
-        from engine.rendering import ContinuousImage
+        from engine.render import ContinuousImage
 
         return ContinuousImage.represent(photo, model, device=device, precision=precision)

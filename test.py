@@ -13,15 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from engine import baselines, distributed
+from engine import distributed
 from engine.config import Precision, config_dict, read_test_config
-from engine.metrics import METRICS, check_metrics
+from engine.evaluate.metrics import METRICS, check_metrics
+from engine.evaluate.suite_figures import make_folder, save_picture
+from engine.evaluate.suite_report import SuiteOptions, run_and_report
+from engine.evaluate.suite_results import write_json
+from engine.evaluate.test_config import TestSettings, document, protocol, run_test
+from engine.render import baselines
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
-from engine.suite_pictures import make_folder, save_picture
-from engine.suite_report import SuiteOptions, run_and_report
-from engine.suite_results import write_json
-from engine.testing import TestSettings, document, protocol, run_test
-from engine.weights import load_model
+from engine.weights.pretrained import load_model
 from utils import ConfigError
 
 

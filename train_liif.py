@@ -13,12 +13,12 @@ from pathlib import Path
 
 from engine import distributed
 from engine.config import read_train_config
-from engine.loading import per_process
-from engine.run_folder import LAST, run_name
+from engine.loader import per_process
 from engine.runtime import Parser, run_script, say
-from engine.signals import Stopped, StopRequest
-from engine.sitting import Options, prepare
-from engine.training import train
+from engine.train.loop import train
+from engine.train.run_folder import LAST, run_name
+from engine.train.setup import Options, prepare
+from engine.train.signals import Stopped, StopRequest
 from utils import ConfigError
 
 

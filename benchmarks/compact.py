@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from benchmarks import common
 from benchmarks.render import SPEC, our_renderer
-from engine.weights import load_model
+from engine.weights.pretrained import load_model
 
 
 def main() -> None:

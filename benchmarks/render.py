@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from benchmarks import common
-from engine import tiling
-from engine.features import make_source, to_network
 from engine.normalisation import PAPER, denormalise
-from engine.tiling import Grid, render_bands, to_pixels
+from engine.render import tiling
+from engine.render.features import make_source, to_network
+from engine.render.tiling import Grid, render_bands, to_pixels
 from tests import oracle
 from utils import make_coord
 

@@ -30,11 +30,11 @@ import models
 from benchmarks.common import Contender, machine, measure, parser, table
 from benchmarks.decode import LIIF, METASR
 from benchmarks.loader import SIZE, make_pictures, wrapped
-from engine.device_loading import DeviceLoader
-from engine.loading import TRAIN_ITEMS, Batches, checked, make_loader
+from engine.loader import TRAIN_ITEMS, Batches, checked, make_loader
 from engine.normalisation import HALF, normalise
-from engine.run import TENSORS
 from engine.runtime import PRECISIONS
+from engine.train.device_loader import DeviceLoader
+from engine.train.run import TENSORS
 from tests.oracle import plain
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -1,1 +1,1 @@
-"""What the scripts do: configuration, training, evaluation, rendering."""
+"""What the scripts do: `train`, `evaluate` and `render`, which use `weights` and what lies here."""

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from engine.tables import paper_tables
+from engine.evaluate.tables import paper_tables
 from utils import make_coord
 
 INK, GREY, PALE, WHITE = "#202124", "#80868b", "#e3e6ea", "#ffffff"

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import write_whole
 from engine.runtime import Parser, run_script
-from engine.weights import import_optional, load_model, load_with_spec, write_safetensors
+from engine.weights.checkpoint import write_whole
+from engine.weights.pretrained import import_optional, load_model, load_with_spec, write_safetensors
 from utils import ConfigError, DataError, make_coord
 
 TOLERANCE = 1e-5

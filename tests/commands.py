@@ -211,7 +211,7 @@ def follow(pid: int, pipes: Sequence[int], seconds: float) -> tuple[int, str, st
 
 def serve() -> None:
     # What the optimiser imports takes longer than a run; the scripts are found by their names.
-    for name in ("torch._dynamo", "train_liif", "test", "demo", "engine.suites"):
+    for name in ("torch._dynamo", "train_liif", "test", "demo", "engine.evaluate.suite"):
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)

@@ -37,7 +37,7 @@ def at_rename(name: str, number: int, action: str = "SIGKILL") -> None:
 
 def in_write(name: str, number: int, action: str = "SIGKILL") -> None:
     """Half-way through the number-th write of a file of this name."""
-    from engine import checkpoint
+    from engine.weights import checkpoint
 
     seen = [0]
 
@@ -76,9 +76,9 @@ def in_write(name: str, number: int, action: str = "SIGKILL") -> None:
 
 def in_validation(epoch: int, batch: int, action: str = "SIGKILL") -> None:
     """Before a batch of the validation of an epoch, both counted from 1."""
-    from engine import training
+    from engine.train import loop
 
-    real, seen = training.evaluate, [0]
+    real, seen = loop.evaluate, [0]
 
     def evaluate(model: Any, loader: Any, *rest: Any) -> Any:
         seen[0] += 1
@@ -91,14 +91,14 @@ def in_validation(epoch: int, batch: int, action: str = "SIGKILL") -> None:
 
         return real(model, batches(), *rest)
 
-    training.evaluate = evaluate  # type: ignore[assignment]
+    loop.evaluate = evaluate  # type: ignore[assignment]
 
 
 def at_step(step: int, action: str = "SIGKILL", rank: int | None = None) -> None:
     """In the forward pass of a step of this sitting, counted from 1; on one process or on all."""
-    from engine import training
+    from engine.train import loop
 
-    real, seen = training.backward, [0]
+    real, seen = loop.backward, [0]
 
     def backward(run: Any, *rest: Any) -> Any:
         seen[0] += 1
@@ -106,12 +106,12 @@ def at_step(step: int, action: str = "SIGKILL", rank: int | None = None) -> None
             signal_self(action)
         return real(run, *rest)
 
-    training.backward = backward  # type: ignore[assignment]
+    loop.backward = backward  # type: ignore[assignment]
 
 
 def after_losses(number: int) -> None:
     """Killed after the number-th writing of losses, before the checkpoint that goes with them."""
-    from engine import run
+    from engine.train import run
 
     real, seen = run.serialise, [0]
 
@@ -126,9 +126,9 @@ def after_losses(number: int) -> None:
 
 def lost_worker(step: int) -> None:
     """A loader process is killed in the forward pass of a step, as by a machine out of memory."""
-    from engine import training
+    from engine.train import loop
 
-    real, seen = training.backward, [0]
+    real, seen = loop.backward, [0]
 
     def backward(run: Any, *rest: Any) -> Any:
         seen[0] += 1
@@ -137,12 +137,12 @@ def lost_worker(step: int) -> None:
             time.sleep(0.1)  # a handler of its end would come now, inside the step
         return real(run, *rest)
 
-    training.backward = backward  # type: ignore[assignment]
+    loop.backward = backward  # type: ignore[assignment]
 
 
 def stuck_after_signal() -> None:
     """SIGTERM in the first step, then a save that never ends."""
-    from engine import run
+    from engine.train import run
 
     at_step(1, "SIGTERM")
     run.serialise = lambda _: time.sleep(1000)  # type: ignore[assignment,return-value]
@@ -159,9 +159,9 @@ def non_finite(step: int, what: str) -> None:
     """The target ("loss") or the gradient alone ("gradient") is not finite at a step."""
     import torch
 
-    from engine import training
+    from engine.train import loop
 
-    real, seen = training.backward, [0]
+    real, seen = loop.backward, [0]
 
     def backward(run: Any, batch: Any, items: int) -> Any:
         seen[0] += 1
@@ -172,7 +172,7 @@ def non_finite(step: int, what: str) -> None:
             list(run.state.model.parameters())[-1].grad[0] = torch.nan
         return loss
 
-    training.backward = backward
+    loop.backward = backward
 
 
 FAULTS: dict[str, Callable[..., None]] = {

@@ -176,7 +176,7 @@ def finish(warm: WarmRuns, folder: Path, workers: int = 0) -> str:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What two runs must share bit for bit: tensors (by checksum), counters, best score, losses."""
-    from engine.checkpoint import load_checkpoint
+    from engine.weights.checkpoint import load_checkpoint
 
     last, best = (load_checkpoint(folder / f"epoch-{name}.pth") for name in ("last", "best"))
     keys = ("checksum", "epoch", "position", "step", "best", "loss_sum", "items", "scheduler")

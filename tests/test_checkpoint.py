@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import models
-from engine.checkpoint import (
+from engine.weights.checkpoint import (
     checksum,
     load_checkpoint,
     load_model,
@@ -304,7 +304,7 @@ def test_corrupted_checkpoints_are_read_whole_or_refused(saved: Path) -> None:
 
 
 def verify(path: Path, root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "engine.checkpoint", "verify", str(path)]
+    command = [sys.executable, "-m", "engine.weights", "verify", str(path)]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
 
 
@@ -324,7 +324,7 @@ def test_strip_keeps_what_predicts(tmp_path: Path, root: Path) -> None:
     averaged = make_checkpoint(seed=1)["model"]["sd"]
     whole, small = tmp_path / "whole.pth", tmp_path / "small.pth"
     save_checkpoint(whole, make_checkpoint(ema=averaged))
-    command = [sys.executable, "-m", "engine.checkpoint", "strip", str(whole), str(small)]
+    command = [sys.executable, "-m", "engine.weights", "strip", str(whole), str(small)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.endswith(f"{small}: whole\n")
     weights = load_model(small).state_dict()
@@ -339,7 +339,7 @@ def test_average_of_two_sittings(tmp_path: Path, root: Path) -> None:
     for file, checkpoint in zip(files, checkpoints, strict=True):
         save_checkpoint(file, checkpoint)
     output = tmp_path / "mean.pth"
-    command = [sys.executable, "-m", "engine.checkpoint", "average", *map(str, files), str(output)]
+    command = [sys.executable, "-m", "engine.weights", "average", *map(str, files), str(output)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.endswith(f"{output}: whole\n")
     mean = load_model(output).state_dict()

@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from engine.checkpoint import load_checkpoint
-from engine.weights import DEFAULT, load_model
+from engine.weights.checkpoint import load_checkpoint
+from engine.weights.pretrained import DEFAULT, load_model
 
 RECIPE = Path("configs/train-bsds500/train_compact-liif.yaml")
 LATER = [Path(f"configs/train-bsds500/train_compact-liif-{n}.yaml") for n in (2, 3)]

@@ -23,7 +23,7 @@ import torch
 import yaml
 from PIL import Image
 
-from engine.checkpoint import serialise
+from engine.weights.checkpoint import serialise
 from tests.commands import TIMED_OUT, Commands, Ended, contents, real_command
 from tests.corrupt import WRONG_TYPES, Variant, corruptions
 from tests.scene import SET, command_for, encoded, make_scene, picture, train_model

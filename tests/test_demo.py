@@ -21,10 +21,10 @@ import demo
 import models
 from datasets.images import Photo, read_photo, read_rgb, read_size, write_photo, write_rgb
 from datasets.resize import FILTERS, resize_pil
-from engine.checkpoint import save_checkpoint
-from engine.rendering import ContinuousImage
-from engine.resampling import resample_rows
-from engine.tiling import Grid
+from engine.render import ContinuousImage
+from engine.render.resampling import resample_rows
+from engine.render.tiling import Grid
+from engine.weights.checkpoint import save_checkpoint
 from tests.commands import Commands
 from utils import ConfigError, DataError, UserError
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint import load_checkpoint
 from engine.distributed import End, Processes, tell_of_silent_end
-from engine.loading import Batches, per_process, share
+from engine.loader import Batches, per_process, share
+from engine.weights.checkpoint import load_checkpoint
 from tests.runs import RUN, SAVE, WarmRuns, outcome, wait_for, write_config
 from utils import ConfigError
 

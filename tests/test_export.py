@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import models
-from engine.checkpoint import save_checkpoint
-from engine.weights import load_model
+from engine.weights.checkpoint import save_checkpoint
+from engine.weights.pretrained import load_model
 from scripts import export
 from utils import ConfigError, DataError
 

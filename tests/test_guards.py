@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoint import load_checkpoint
+from engine.weights.checkpoint import load_checkpoint
 from tests.runs import RUN, SAVE, WarmRuns, finish, outcome, wait_for
 
 

@@ -12,8 +12,8 @@ import torch
 
 import models
 from datasets.images import write_rgb
-from engine.checkpoint import save_checkpoint
-from engine.rendering import ContinuousImage
+from engine.render import ContinuousImage
+from engine.weights.checkpoint import save_checkpoint
 
 SPEC = {
     "name": "liif",

@@ -12,8 +12,15 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from datasets.resize import resize_matlab, resize_pil
-from engine import baselines
-from engine.metrics import PACKAGES, EvalType, calc_ssim, make_measures, parse_scale, scale_text
+from engine.evaluate.metrics import (
+    PACKAGES,
+    EvalType,
+    calc_ssim,
+    make_measures,
+    parse_scale,
+    scale_text,
+)
+from engine.render import baselines
 from utils import ConfigError, calc_psnr
 
 CPU = torch.device("cpu")

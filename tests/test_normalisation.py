@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint import save_checkpoint
 from engine.config import DataNorm, Norm
-from engine.evaluation import enlarge_picture, from_uint8
+from engine.evaluate.evaluate import enlarge_picture, from_uint8
+from engine.evaluate.suite import model_method
 from engine.normalisation import PAPER, denormalise, norm_of, norm_of_checkpoint, normalise
-from engine.rendering import ContinuousImage
-from engine.suites import model_method
-from engine.weights import load_model, load_with_spec, write_safetensors
+from engine.render import ContinuousImage
+from engine.weights.checkpoint import save_checkpoint
+from engine.weights.pretrained import load_model, load_with_spec, write_safetensors
 from tests.small import SPEC, photograph, small_model
 from utils import DataError
 

@@ -14,11 +14,18 @@ from datasets.images import read_rgb
 from datasets.resize import resize_pil
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
 from engine.config import DataNorm, Norm
-from engine.drawing import SERIES, Line, error_colours, fitted, line_chart, nice_ticks, text_width
-from engine.evaluation import to_uint8
-from engine.metrics import EvalType
-from engine.monitor import Board
-from engine.panels import (
+from engine.evaluate.charts import (
+    SERIES,
+    Line,
+    error_colours,
+    fitted,
+    line_chart,
+    nice_ticks,
+    text_width,
+)
+from engine.evaluate.evaluate import to_uint8
+from engine.evaluate.metrics import EvalType
+from engine.evaluate.panels import (
     GAP,
     HEAD,
     LABEL,
@@ -30,8 +37,9 @@ from engine.panels import (
     training_panel,
     with_resizers,
 )
-from engine.suite_data import Held
-from engine.suite_pictures import SuitePictures, file_part, save_picture
+from engine.evaluate.suite_data import Held
+from engine.evaluate.suite_figures import SuitePictures, file_part, save_picture
+from engine.train.monitor import Board
 from tests.small import photograph, run, small_model, write_benchmark
 from utils import DataError
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
 from engine.config import Norm
-from engine.training import mean_error, normalise
+from engine.train.loop import mean_error, normalise
 
 SMALL = {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True}
 ENCODER = {"name": "edsr-baseline", "args": SMALL}
@@ -124,7 +124,7 @@ def test_model_stays_on_the_device_of_its_inputs(
 def test_loss_of_training_stays_on_the_device(
     case: str, numbers: list[float], precision: torch.dtype, fake_cuda: FakeTensorMode
 ) -> None:
-    """As `engine.training.backward` computes it, of what the loader gives."""
+    """As `engine.train.loop.backward` computes it, of what the loader gives."""
     norm = Norm(sub=numbers, div=numbers)
     name, args = CASES[case]
     with torch.device("cuda"):

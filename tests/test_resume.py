@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from datasets.image_folder import ImageFolder
-from engine.checkpoint import load_checkpoint
 from engine.config import config_dict, read_train_config
-from engine.resume import find_differences, fingerprint
+from engine.train.resume import find_differences, fingerprint
+from engine.weights.checkpoint import load_checkpoint
 from tests.runs import (
     RUN,
     SAVE,

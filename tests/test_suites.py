@@ -14,12 +14,12 @@ import torch
 
 from datasets.images import write_rgb
 from engine.distributed import Processes
-from engine.metrics import parse_scale
-from engine.suite_data import Pictures, find_suite
-from engine.suite_results import ResultStore
-from engine.suites import baseline_method, distinct_labels, model_method, run_suites
-from engine.tables import Series, make_table, paper_row
-from engine.testing import TestSettings, run_test
+from engine.evaluate.metrics import parse_scale
+from engine.evaluate.suite import baseline_method, distinct_labels, model_method, run_suites
+from engine.evaluate.suite_data import Pictures, find_suite
+from engine.evaluate.suite_results import ResultStore
+from engine.evaluate.tables import Series, make_table, paper_row
+from engine.evaluate.test_config import TestSettings, run_test
 from tests.commands import contents
 from tests.small import (
     SPEC,
@@ -32,7 +32,7 @@ from tests.small import (
     small_model,
     write_benchmark,
 )
-from tests.test_evaluation import folder_config
+from tests.test_evaluate import folder_config
 from utils import ConfigError, DataError
 
 CPU = torch.device("cpu")

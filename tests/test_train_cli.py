@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.checkpoint import load_checkpoint
+from engine.weights.checkpoint import load_checkpoint
 from tests.runs import RUN, WarmRuns, tiny_config
 
 

@@ -19,18 +19,18 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import models
-from engine.checkpoint import load_checkpoint
 from engine.config import read_train_config
 from engine.distributed import Processes
-from engine.loading import Batches, make_loader
-from engine.monitor import Board, Throughput, first_lines
-from engine.run import Run
-from engine.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
+from engine.loader import Batches, make_loader
 from engine.runtime import say
-from engine.schedule import learning_rate
-from engine.signals import Stopped, StopRequest
-from engine.sitting import Options, prepare
-from engine.training import normalise, train
+from engine.train.loop import normalise, train
+from engine.train.lr_schedule import learning_rate
+from engine.train.monitor import Board, Throughput, first_lines
+from engine.train.run import Run
+from engine.train.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
+from engine.train.setup import Options, prepare
+from engine.train.signals import Stopped, StopRequest
+from engine.weights.checkpoint import load_checkpoint
 from tests.runs import make_pictures, tiny_config
 from utils import ConfigError, DataError
 

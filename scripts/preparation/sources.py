@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from engine.download import download
 from engine.runtime import say
+from engine.weights.download import download
 from scripts.preparation.archives import entries, save
 from scripts.preparation.pictures import picture_names
 from utils import DataError

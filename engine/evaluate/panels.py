@@ -17,10 +17,8 @@ from torch import nn
 import utils
 from datasets.resize import resize_pil
 from datasets.transforms import to_bytes
-from engine import baselines
-from engine.baselines import Image
 from engine.config import DataNorm
-from engine.drawing import (
+from engine.evaluate.charts import (
     INK,
     INK_FAINT,
     INK_SOFT,
@@ -30,8 +28,10 @@ from engine.drawing import (
     fitted,
     font,
 )
-from engine.evaluation import enlarge_picture, from_uint8, to_uint8
-from engine.metrics import EvalType
+from engine.evaluate.evaluate import enlarge_picture, from_uint8, to_uint8
+from engine.evaluate.metrics import EvalType
+from engine.render import baselines
+from engine.render.baselines import Image
 
 TILE = 256  # side of a crop as it is shown, in pixels
 GAP = 16

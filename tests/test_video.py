@@ -17,9 +17,9 @@ import demo
 import models
 from datasets.images import write_rgb
 from datasets.resize import resize_pil
-from engine.checkpoint import save_checkpoint
-from engine.rendering import ContinuousImage
-from engine.zoom import by_model, film_pixels, frames_of, plan_film
+from engine.render import ContinuousImage
+from engine.render.video import by_model, film_pixels, frames_of, plan_film
+from engine.weights.checkpoint import save_checkpoint
 from utils import ConfigError, DataError
 
 SPEC: dict[str, Any] = {

@@ -13,19 +13,19 @@ import yaml
 from torch import nn
 
 import datasets
-from engine.checkpoint import save_checkpoint, write_whole
 from engine.config import DataConfig, TrainConfig, config_dict
-from engine.device_loading import DeviceLoader
 from engine.distributed import Processes, parallel
-from engine.loading import TRAIN_ITEMS, VAL_ITEMS, Batches, make_loader
-from engine.monitor import Board, Profile
-from engine.resume import Found, find_checkpoint, fingerprint, refuse_differences
-from engine.run import Data, Outputs, Run
-from engine.run_folder import LAST, LossLog, RunFolder
+from engine.loader import TRAIN_ITEMS, VAL_ITEMS, Batches, make_loader
 from engine.runtime import say, settle_precision, usable_precision
-from engine.schedule import learning_rate
-from engine.signals import StopRequest
-from engine.state import make_state, plain_spec
+from engine.train.device_loader import DeviceLoader
+from engine.train.lr_schedule import learning_rate
+from engine.train.monitor import Board, Profile
+from engine.train.resume import Found, find_checkpoint, fingerprint, refuse_differences
+from engine.train.run import Data, Outputs, Run
+from engine.train.run_folder import LAST, LossLog, RunFolder
+from engine.train.signals import StopRequest
+from engine.train.state import make_state, plain_spec
+from engine.weights.checkpoint import save_checkpoint, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

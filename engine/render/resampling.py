@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.resize import FILTERS
-from engine.tiling import Grid, Span
+from engine.render.tiling import Grid, Span
 
 RADIUS = {"nearest": 1, "bicubic": 2, "lanczos": 3}  # in pixels of the coarser grid
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 import models
 from datasets.images import read_photo
-from engine.checkpoint import read_tensors, write_whole
-from engine.features import FeatureSource, encode_whole
 from engine.normalisation import denormalise, norm_of, norm_of_checkpoint
+from engine.render.features import FeatureSource, encode_whole
+from engine.render.tiling import WINDOW, Box, Grid, codes_of, render_bands
 from engine.runtime import PRECISIONS, autocast, choose_device, usable_precision
-from engine.tiling import WINDOW, Box, Grid, codes_of, render_bands
-from engine.weights import load_with_spec
+from engine.weights.checkpoint import read_tensors, write_whole
+from engine.weights.pretrained import load_with_spec
 from utils import ConfigError, DataError
 
 FORMAT = "liif continuous image 1"
@@ -69,7 +69,7 @@ class ContinuousImage:
         Args:
             photo: a file; an array (H, W) or (H, W, 3) or a tensor (3, H, W), whole numbers of 8
                 or 16 bits over their range, or float in [0, 1].
-            model: as `engine.weights.load_model` takes it, or a model on its device.
+            model: as `engine.weights.pretrained.load_model` takes it, or a model on its device.
             device: where to work; default: that of the model, or the best there is.
             precision: fp32, bf16 (fp32 on a CPU that has none), or on CUDA fp16.
             raw_weights: not the weights' average, where a checkpoint holds one.

@@ -1,7 +1,7 @@
 """Models and plain resizers over the data sets of the paper's tables, in one process.
 
 Every model is loaded once and every picture decoded once: pictures outside, scales inside them,
-methods innermost. Results are kept as they come (`engine.suite_results`).
+methods innermost. Results are kept as they come (`engine.evaluate.suite_results`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine import baselines
-from engine.checkpoint import load_checkpoint, model_of
 from engine.distributed import Processes
-from engine.download import file_sha256
-from engine.evaluation import Picture, enlarge_picture, from_uint8
-from engine.metrics import make_measures, scale_text
+from engine.evaluate.evaluate import Picture, enlarge_picture, from_uint8
+from engine.evaluate.metrics import make_measures, scale_text
+from engine.evaluate.suite_data import Image, Pictures, Scale, SuiteData
+from engine.evaluate.suite_results import ResultStore
+from engine.evaluate.tables import paper_row
 from engine.normalisation import norm_of
-from engine.suite_data import Image, Pictures, Scale, SuiteData
-from engine.suite_results import ResultStore
-from engine.tables import paper_row
-from engine.weights import find_weights, is_safetensors, read_safetensors
+from engine.render import baselines
+from engine.weights.checkpoint import load_checkpoint, model_of
+from engine.weights.download import file_sha256
+from engine.weights.pretrained import find_weights, is_safetensors, read_safetensors
 from utils import DataError
 
 
@@ -67,7 +67,7 @@ def model_method(
     """A model by file or name; loaded here, once.
 
     Raises:
-        ConfigError, DataError: as `engine.weights.load_model`.
+        ConfigError, DataError: as `engine.weights.pretrained.load_model`.
     """
     path = find_weights(name)
     checkpoint = read_safetensors(path) if is_safetensors(path) else load_checkpoint(path)
@@ -155,7 +155,7 @@ def run_suites(
     """Every figure that is not in the store yet, into the store.
 
     Args:
-        metrics: names of `engine.metrics.METRICS`.
+        metrics: names of `engine.evaluate.metrics.METRICS`.
         wants: whether the pictures of a photograph at a scale are wanted, given whether all its
             figures are known; they then come to `on_comparison`, all methods together.
         on_comparison: gets every set of pictures that was computed whole.

@@ -3,9 +3,6 @@
 A checkpoint holds the published `{"model": {name, args, sd}, "optimizer": {name, args, sd},
 "epoch": int}`; what else a run needs to go on stands beside these keys, and the published code
 reads such files too.
-
-    python -m engine.checkpoint verify FILE
-    python -m engine.checkpoint strip FILE OUTPUT
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ import hashlib
 import inspect
 import io
 import os
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +22,6 @@ from torch import Tensor, nn
 
 import models
 from engine.normalisation import norm_of_checkpoint
-from engine.runtime import Parser, run_script
 from utils import ConfigError, DataError, UserError, count_values
 
 CHUNK = 1 << 20
@@ -327,30 +322,3 @@ def averaged(paths: Sequence[str | Path]) -> dict[str, Any]:
         for name, value in states[-1].items()
     }
     return {**parts[-1], "model": {**parts[-1]["model"], "sd": mean}}
-
-
-def main() -> int:
-    parser = Parser(prog="python -m engine.checkpoint")
-    commands = parser.add_subparsers(dest="command", required=True)
-    verify = commands.add_parser("verify", help="say whether a file is whole and what it holds")
-    verify.add_argument("file", help="a checkpoint")
-    strip = commands.add_parser("strip", help="keep the weights that predict, nothing else")
-    strip.add_argument("file", help="a checkpoint")
-    strip.add_argument("output", help="where the smaller one goes")
-    average = commands.add_parser("average", help="the mean of several checkpoints' weights")
-    average.add_argument("files", nargs="+", help="checkpoints of one model")
-    average.add_argument("file", metavar="output", help="where the mean goes")
-    options = parser.parse_args()
-    if options.command == "strip":
-        save_checkpoint(options.output, stripped(options.file))
-        options.file = options.output
-    if options.command == "average":
-        save_checkpoint(options.file, averaged(options.files))
-    for line in summary(options.file):
-        print(line)
-    print(f"{options.file}: whole")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

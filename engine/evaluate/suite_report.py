@@ -17,13 +17,13 @@ import PIL
 import torch
 
 from engine import distributed
-from engine.metrics import parse_scale, scale_text
+from engine.evaluate.metrics import parse_scale, scale_text
+from engine.evaluate.suite import Method, baseline_method, distinct_labels, model_method, run_suites
+from engine.evaluate.suite_data import LR_SOURCES, Pictures, Scale, SuiteData, find_suite
+from engine.evaluate.suite_figures import SuitePictures
+from engine.evaluate.suite_results import ResultStore
+from engine.evaluate.tables import Series, Table, make_table
 from engine.runtime import say, settle_precision
-from engine.suite_data import LR_SOURCES, Pictures, Scale, SuiteData, find_suite
-from engine.suite_pictures import SuitePictures
-from engine.suite_results import ResultStore
-from engine.suites import Method, baseline_method, distinct_labels, model_method, run_suites
-from engine.tables import Series, Table, make_table
 from utils import ConfigError, DataError, time_text
 
 PROGRESS_FOLDER = Path("save") / "suites"

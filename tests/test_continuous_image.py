@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import models
 import utils
-from engine.features import FeatureSource, PixelSource, encode_whole, make_source, to_network
-from engine.rendering import ContinuousImage
-from engine.tiling import (
+from engine.render import ContinuousImage
+from engine.render.features import FeatureSource, PixelSource, encode_whole, make_source, to_network
+from engine.render.tiling import (
     BAND,
     WINDOW,
     Grid,
@@ -330,7 +330,7 @@ def test_places_broadcast_and_may_come_in_any_order() -> None:
 def test_places_come_out_right_when_they_need_several_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.rendering.WINDOW", 60)
+    monkeypatch.setattr("engine.render.continuous_image.WINDOW", 60)
     image = ContinuousImage.represent(picture(40, 15), MODELS["liif-111"])
     coord = utils.make_coord((80, 20), flatten=False)[torch.randperm(80)]
     colours = image.image(coord[..., 0], coord[..., 1], cell=(2 / 80, 2 / 20))

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from datasets.images import write_rgb
-from engine.checkpoint import load_model
 from engine.config import DataNorm, Norm, TestConfig, read_test_config
 from engine.distributed import Processes
-from engine.evaluation import Evaluation, enlarge_picture, evaluate, from_uint8, predict
+from engine.evaluate.evaluate import Evaluation, enlarge_picture, evaluate, from_uint8, predict
+from engine.evaluate.test_config import TestSettings, make_wrapper, run_test
 from engine.runtime import has_bf16
-from engine.testing import TestSettings, make_wrapper, run_test
+from engine.weights.checkpoint import load_model
 from tests.small import HALF, downsampled, photograph, psnr_by_hand, render_by_hand, small_model
 from utils import ConfigError, DataError, make_coord
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import models
-from engine.checkpoint import check_answers, load_checkpoint
 from engine.config import OptimizerConfig, TrainConfig, config_dict
+from engine.weights.checkpoint import check_answers, load_checkpoint
 from registry import show
 from utils import DataError, UserError
 

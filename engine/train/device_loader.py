@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.device_batches import DeviceBatches
 from datasets.transforms import Plan
 from datasets.wrappers import Wrapper
-from engine.loading import SIZES_DIFFER, BadBatch, Batches, Key, start_loader
+from engine.loader import SIZES_DIFFER, BadBatch, Batches, Key, start_loader
 from utils import DataError
 
 Planned = tuple[Key, Plan | None, str | None]

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.checkpoint import layout_problem, load_checkpoint, model_of, write_whole
-from engine.download import download
 from engine.normalisation import norm_of
+from engine.weights.checkpoint import layout_problem, load_checkpoint, model_of, write_whole
+from engine.weights.download import download
 from utils import ConfigError, DataError, nearest_name
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 # The weights that come along (docs/model-card.md): what is used when no model is named.
 DEFAULT = ROOT / "models" / "weights" / "compact-liif.pth"

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from engine import baselines
 from engine.config import DataNorm
-from engine.loading import checked
-from engine.metrics import EvalType, make_measures
+from engine.evaluate.metrics import EvalType, make_measures
+from engine.loader import checked
 from engine.normalisation import denormalise, normalise
+from engine.render import baselines
 from engine.runtime import autocast
 from utils import ConfigError
 
@@ -160,7 +160,7 @@ def evaluate(
         eval_type: None, `div2k-S` or `benchmark-S` (see `engine.config`), which ask for whole
             pictures.
         eval_bsize: the most queries per picture at once.
-        metrics: for whole pictures; names of `engine.metrics.METRICS`.
+        metrics: for whole pictures; names of `engine.evaluate.metrics.METRICS`.
         pool: without an eval_type, PSNR of each batch's pooled squared error also where the batch
             holds whole pictures, as training's validation has it; then there are no `images`.
         on_picture: called with the index and the clamped prediction of each whole picture.

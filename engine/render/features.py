@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from engine.config import DataNorm
 from engine.normalisation import PAPER, norm_of, normalise
+from engine.render.tiling import Source, Span, cuts, pixels_around
 from engine.runtime import autocast, say
-from engine.tiling import Source, Span, cuts, pixels_around
 from models.layers import channels_last
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import datasets
-from engine.loading import (
+from engine.loader import (
     TRAIN_ITEMS,
     BadBatch,
     Batches,

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint import load_checkpoint
 from engine.config import TrainConfig, config_dict
-from engine.run_folder import RunFolder
+from engine.train.run_folder import RunFolder
+from engine.weights.checkpoint import load_checkpoint
 from registry import show
 from utils import ConfigError
 

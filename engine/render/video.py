@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from datasets.encoders import to_8_bits
-from engine.enlarging import rgb
-from engine.features import FeatureSource, encode_whole
-from engine.resampling import resample_rows
-from engine.tiling import Box, Grid, render_bands
-from engine.weights import import_optional
+from engine.render.features import FeatureSource, encode_whole
+from engine.render.photo import rgb
+from engine.render.resampling import resample_rows
+from engine.render.tiling import Box, Grid, render_bands
+from engine.weights.pretrained import import_optional
 from utils import ConfigError, DataError
 
 Enlarge = Callable[[Grid], np.ndarray]  # pixels wanted -> uint8 (height, width, 3)

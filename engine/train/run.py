@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.checkpoint import save_checkpoint, serialise, tensors, write_whole
 from engine.config import TrainConfig
 from engine.distributed import Processes
-from engine.loading import Batches
-from engine.monitor import Board, Profile
-from engine.run_folder import LAST, LossLog, RunFolder
-from engine.signals import StopRequest
-from engine.state import TrainState
+from engine.loader import Batches
+from engine.train.monitor import Board, Profile
+from engine.train.run_folder import LAST, LossLog, RunFolder
+from engine.train.signals import StopRequest
+from engine.train.state import TrainState
+from engine.weights.checkpoint import save_checkpoint, serialise, tensors, write_whole
 from utils import DataError
 
 TENSORS = ("inp", "coord", "cell", "gt")

@@ -14,7 +14,7 @@ import utils
 from datasets.resize import resize_matlab
 from datasets.transforms import cut
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
-from engine.metrics import EvalType, scale_text
+from engine.evaluate.metrics import EvalType, scale_text
 from utils import ConfigError, DataError
 
 Image = np.ndarray  # uint8 (height, width, 3)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from datasets.images import write_rgb
-from engine.drawing import Line, line_chart
-from engine.evaluation import Picture, to_uint8
-from engine.metrics import parse_scale, scale_text
-from engine.panels import Shown, comparison_panel, with_resizers
-from engine.suite_data import Scale, SuiteData
-from engine.suites import Comparison, Method
-from engine.tables import published_values
+from engine.evaluate.charts import Line, line_chart
+from engine.evaluate.evaluate import Picture, to_uint8
+from engine.evaluate.metrics import parse_scale, scale_text
+from engine.evaluate.panels import Shown, comparison_panel, with_resizers
+from engine.evaluate.suite import Comparison, Method
+from engine.evaluate.suite_data import Scale, SuiteData
+from engine.evaluate.tables import published_values
 from utils import DataError
 
 

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import models
-from engine import weights
-from engine.checkpoint import save_checkpoint
-from engine.download import download
+from engine.weights import pretrained
+from engine.weights.checkpoint import save_checkpoint
+from engine.weights.download import download
 from utils import ConfigError, DataError
 
 SPEC: dict[str, Any] = {
@@ -86,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
     # Waiting between attempts is for real networks.
-    monkeypatch.setattr("engine.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("engine.weights.download.time.sleep", lambda seconds: None)
     with Server() as running:
         running.content = os.urandom(100_000)
         thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
@@ -221,81 +221,83 @@ def test_processes_that_fetch_one_file_at_once_do_not_mix(server: Server, tmp_pa
 
 
 @pytest.fixture
-def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> weights.Published:
+def published(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> pretrained.Published:
     """A published name, `tiny`, whose file the test's server has."""
     make_checkpoint(tmp_path / "original.pth")
     server.content = (tmp_path / "original.pth").read_bytes()
-    entry = weights.Published(server.url, len(server.content), sha256(server.content))
-    monkeypatch.setitem(weights.PUBLISHED, "tiny", entry)
+    entry = pretrained.Published(server.url, len(server.content), sha256(server.content))
+    monkeypatch.setitem(pretrained.PUBLISHED, "tiny", entry)
     monkeypatch.setenv("LIIF_CACHE", str(tmp_path / "cache"))
     return entry
 
 
-def test_a_name_is_fetched_once(server: Server, published: weights.Published) -> None:
+def test_a_name_is_fetched_once(server: Server, published: pretrained.Published) -> None:
     server.behaviour = ["broken"]
-    model = weights.load_model("tiny")
+    model = pretrained.load_model("tiny")
     torch.manual_seed(0)
     expected = models.make(SPEC)
     for name, value in model.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name]), name
     assert not model.training
-    weights.load_model("tiny")
+    pretrained.load_model("tiny")
     assert len(server.ranges) == 2  # the broken transfer, and its rest
 
 
 def test_a_damaged_file_in_the_cache_is_replaced(
-    server: Server, published: weights.Published
+    server: Server, published: pretrained.Published
 ) -> None:
-    path = weights.find_weights("tiny")
+    path = pretrained.find_weights("tiny")
     path.write_bytes(server.content[:-1])
-    assert weights.find_weights("tiny").read_bytes() == server.content
+    assert pretrained.find_weights("tiny").read_bytes() == server.content
 
 
 def test_offline_says_how_to_place_the_file_by_hand(
-    server: Server, published: weights.Published, monkeypatch: pytest.MonkeyPatch
+    server: Server, published: pretrained.Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody = weights.Published("http://127.0.0.1:9/f", published.bytes, published.sha256)
-    monkeypatch.setitem(weights.PUBLISHED, "tiny", nobody)
+    nobody = pretrained.Published("http://127.0.0.1:9/f", published.bytes, published.sha256)
+    monkeypatch.setitem(pretrained.PUBLISHED, "tiny", nobody)
     with pytest.raises(DataError) as caught:
-        weights.load_model("tiny")
+        pretrained.load_model("tiny")
     message = str(caught.value)
-    path = weights.cache_folder() / "tiny.pth"
+    path = pretrained.cache_folder() / "tiny.pth"
     assert "no connection" in message
     assert f"save it as {path} ({published.bytes} bytes, SHA-256 {published.sha256})" in message
     assert "\n" not in message
     path.write_bytes(server.content)  # placed by hand
-    weights.load_model("tiny")
+    pretrained.load_model("tiny")
     assert server.ranges == []
 
 
 def test_published_weights_are_those_of_the_checksum(reference: Path) -> None:
     path = reference / "weights" / "edsr-baseline-liif.pth"
-    entry = weights.PUBLISHED["edsr-baseline-liif"]
+    entry = pretrained.PUBLISHED["edsr-baseline-liif"]
     assert path.stat().st_size == entry.bytes
     assert sha256(path.read_bytes()) == entry.sha256
 
 
 def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIIF_CACHE", "/somewhere")
-    assert weights.cache_folder() == Path("/somewhere")
+    assert pretrained.cache_folder() == Path("/somewhere")
     monkeypatch.delenv("LIIF_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert weights.cache_folder() == Path("/caches/liif")
+    assert pretrained.cache_folder() == Path("/caches/liif")
 
 
 def test_unknown_names_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'edsr-baseline-liif'"):
-        weights.find_weights("edsr-baseline-lif")
+        pretrained.find_weights("edsr-baseline-lif")
 
 
 def test_no_model_is_the_default_or_a_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "DEFAULT", tmp_path / "default.pth")
+    monkeypatch.setattr(pretrained, "DEFAULT", tmp_path / "default.pth")
     with pytest.raises(ConfigError, match="no --model given"):
-        weights.load_model()
+        pretrained.load_model()
     make_checkpoint(tmp_path / "default.pth")
-    assert weights.load_model().encoder.out_dim == 4
+    assert pretrained.load_model().encoder.out_dim == 4
 
 
 def test_a_fetching_process_interrupted_leaves_nothing_that_looks_whole(
@@ -304,7 +306,7 @@ def test_a_fetching_process_interrupted_leaves_nothing_that_looks_whole(
     """As a real process, killed in the middle."""
     server.content = os.urandom(30_000_000)
     script = (
-        "import sys, os; from engine import download as d; original = d._read\n"
+        "import sys, os; from engine.weights import download as d; original = d._read\n"
         "def read(answer):\n"
         "    block = original(answer)\n"
         "    os.path.getsize(sys.argv[2] + '.part') > 5_000_000 and os.kill(os.getpid(), 9)\n"
@@ -329,11 +331,11 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     checkpoint = make_checkpoint(tmp_path / "model.pth")
     path = tmp_path / "model.safetensors"
-    weights.write_safetensors(path, SPEC, weights.load_model(tmp_path / "model.pth"))
-    model = weights.load_model(path)
+    pretrained.write_safetensors(path, SPEC, pretrained.load_model(tmp_path / "model.pth"))
+    model = pretrained.load_model(path)
     for name, value in model.state_dict().items():
         assert torch.equal(value, checkpoint["model"]["sd"][name]), name
-    read = weights.read_safetensors(path)["model"]
+    read = pretrained.read_safetensors(path)["model"]
     assert {"name": read["name"], "args": read["args"]} == SPEC
 
 
@@ -342,7 +344,7 @@ def test_what_is_no_export_is_refused(damage: str, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     make_checkpoint(tmp_path / "model.pth")
     path = tmp_path / "model.safetensors"
-    weights.write_safetensors(path, SPEC, weights.load_model(tmp_path / "model.pth"))
+    pretrained.write_safetensors(path, SPEC, pretrained.load_model(tmp_path / "model.pth"))
     if damage == "empty":
         path.write_bytes(b"")
     elif damage == "short":
@@ -354,7 +356,7 @@ def test_what_is_no_export_is_refused(damage: str, tmp_path: Path) -> None:
     else:
         safetensors.save_file({"a": torch.zeros(2)}, path, {"model": json.dumps(SPEC)})
     with pytest.raises(DataError, match=re.escape(str(path))) as caught:
-        weights.load_model(path)
+        pretrained.load_model(path)
     assert "\n" not in str(caught.value)
 
 
@@ -362,4 +364,4 @@ def test_a_missing_package_is_named() -> None:
     with pytest.raises(
         ConfigError, match=r"package no-such-thing is needed to test; .* pip install"
     ):
-        weights.import_optional("no_such_thing.inner", "to test")
+        pretrained.import_optional("no_such_thing.inner", "to test")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.monitor import StepReport
-from engine.run import TENSORS, Run, save_diagnosis
 from engine.runtime import say
+from engine.train.monitor import StepReport
+from engine.train.run import TENSORS, Run, save_diagnosis
 from utils import DataError
 
 SMALLEST_SCALE = 2.0**-10

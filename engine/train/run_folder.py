@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import yaml
 
-from engine.checkpoint import TEMPORARY, load_checkpoint, write_whole
 from engine.runtime import print_anyway, say
+from engine.weights.checkpoint import TEMPORARY, load_checkpoint, write_whole
 from utils import ConfigError, DataError, natural_key
 
 LOCK = ".lock"

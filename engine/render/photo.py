@@ -12,11 +12,11 @@ from torch import nn
 
 from datasets.images import Photo, open_writer
 from datasets.resize import FILTERS
-from engine import baselines
-from engine.features import make_source
-from engine.jobs import Job
-from engine.resampling import resample_rows
-from engine.tiling import BAND, Box, Grid, Span, cuts, render_bands
+from engine.render import baselines
+from engine.render.features import make_source
+from engine.render.jobs import Job
+from engine.render.resampling import resample_rows
+from engine.render.tiling import BAND, Box, Grid, Span, cuts, render_bands
 from utils import ConfigError
 
 Report = Callable[[int], object]  # told how many pixels are done since the last time
@@ -61,7 +61,7 @@ def model_painter(model: nn.Module, device: torch.device, precision: str) -> Pai
 
 
 def baseline_painter(name: str) -> Painter:
-    """Colours by a plain resizer of `engine.baselines`."""
+    """Colours by a plain resizer of `engine.render.baselines`."""
     baselines.check_baseline(name)
 
     def paint(pixels: np.ndarray, grid: Grid, report: Report) -> Iterator[np.ndarray]:

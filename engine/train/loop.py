@@ -15,17 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from engine.config import Norm
-from engine.evaluation import evaluate
-from engine.loading import LostWorker, checked, share
-from engine.monitor import Board, StepReport, Throughput, first_lines, peak_memory
+from engine.evaluate.evaluate import evaluate
+from engine.evaluate.panels import training_panel
+from engine.loader import LostWorker, checked, share
 from engine.normalisation import normalise
-from engine.panels import training_panel
-from engine.records import report_step, settle
-from engine.run import TENSORS, Run, save, save_last
-from engine.run_folder import BEST, LAST
 from engine.runtime import autocast, say
-from engine.schedule import learning_rate
-from engine.signals import Stopped
+from engine.train.lr_schedule import learning_rate
+from engine.train.monitor import Board, StepReport, Throughput, first_lines, peak_memory
+from engine.train.records import report_step, settle
+from engine.train.run import TENSORS, Run, save, save_last
+from engine.train.run_folder import BEST, LAST
+from engine.train.signals import Stopped
 from utils import DataError, time_text
 
 MOST_PANELS = 50  # pictures are large, and runs long

@@ -13,9 +13,9 @@ from torch import nn
 import datasets
 from engine.config import TestConfig
 from engine.distributed import Processes
-from engine.evaluation import Evaluation, Picture, evaluate, evaluate_baseline
-from engine.loading import VAL_ITEMS, Drawn, Key, Loader, collate, default_workers, ignore_signals
-from engine.metrics import EvalType
+from engine.evaluate.evaluate import Evaluation, Picture, evaluate, evaluate_baseline
+from engine.evaluate.metrics import EvalType
+from engine.loader import VAL_ITEMS, Drawn, Key, Loader, collate, default_workers, ignore_signals
 
 LR_ORIGINS = {
     "sr-implicit-paired": "as supplied",

@@ -1,0 +1,1 @@
+"""Evaluation: predictions over data sets and suites, metrics, tables, charts and panels."""

@@ -1,0 +1,1 @@
+"""Training: the loop, setting a run up, what it saves, and going on after any kind of end."""

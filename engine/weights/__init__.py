@@ -1,0 +1,1 @@
+"""Weights: checkpoints, pretrained models by name, downloads. `python -m engine.weights -h`."""
