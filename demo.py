@@ -261,14 +261,14 @@ def render_all(options: argparse.Namespace, processes: Processes) -> None:
 
     Before that none ends on an error: torchrun would end the others, their work unfinished.
     """
-    work = processes.together(lambda: plan_work(options, processes))
+    work = processes.all_or_none(lambda: plan_work(options, processes))
     parts = processes.gather(render_share(work, options))
     skipped = sum(part for part, _ in parts)
     errors = [error for _, part in parts for error in part]
     if skipped and processes.is_main:
         say(f"{skipped} results were there already; --overwrite renders them again")
     if errors and not work.several:
-        raise processes.common(errors[0])
+        processes.raise_once(errors[0])
     if options.output is None and processes.is_main:
         say(f"written to {work.jobs[0].target}")
     if errors:
@@ -276,7 +276,7 @@ def render_all(options: argparse.Namespace, processes: Processes) -> None:
         usage = len(errors) == len(work.jobs) and all(isinstance(e, ConfigError) for e in errors)
         kind = ConfigError if usage else DataError
         text = f"{len(errors)} of {len(work.jobs)} photographs could not be rendered"
-        raise processes.common(kind(text))
+        processes.raise_once(kind(text))
 
 
 def render_together(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -53,7 +53,7 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, make: Callable[[], Any]) -> Any:
+    def broadcast_from_main(self, make: Callable[[], Any]) -> Any:
         """What the main process makes, on every process. Its failure ends all; it reports it."""
         if self.count == 1:
             return make()
@@ -65,10 +65,10 @@ class Processes:
                 outcome[1] = error
         dist.broadcast_object_list(outcome)
         if outcome[1] is not None:
-            raise self.common(outcome[1])
+            self.raise_once(outcome[1])
         return outcome[0]
 
-    def together(self, make: Callable[[], Any]) -> Any:
+    def all_or_none(self, make: Callable[[], Any]) -> Any:
         """What `make` makes on this process. An error on any ends all, and one reports it."""
         if self.count == 1:
             return make()
@@ -84,9 +84,9 @@ class Processes:
             raise failures[reporter] if own else SystemExit(failures[reporter].exit_code)
         return made
 
-    def common(self, error: UserError) -> BaseException:
-        """What to raise for an error that all processes have met: one of them reports it."""
-        return error if self.is_main else SystemExit(error.exit_code)
+    def raise_once(self, error: UserError) -> NoReturn:
+        """Raise an error that all processes have met; only the main process reports it."""
+        raise error if self.is_main else SystemExit(error.exit_code)
 
 
 def process_count() -> int:

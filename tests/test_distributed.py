@@ -218,7 +218,7 @@ def test_one_process_needs_no_group() -> None:
     value = torch.tensor([2.0])
     assert alone.sum(value) is value
     assert alone.gather("x") == ["x"]
-    assert alone.from_main(lambda: 5) == 5
+    assert alone.broadcast_from_main(lambda: 5) == 5
 
 
 def children(pid: int) -> list[int]:

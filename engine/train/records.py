@@ -76,7 +76,7 @@ def diagnose(run: Run, report: StepReport, loss: float, norm: float) -> None:
         f"learning rate {report.lr:g}; the batch's files: {', '.join(names)}; saved in {path}; "
         "the last checkpoint is untouched"
     )
-    raise run.processes.common(error)
+    run.processes.raise_once(error)
 
 
 def file_names(run: Run, index: int) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def check_weights(run: Run) -> None:
         f"step {state.step}: weights are not finite ({bad[0]}, one of {len(bad)}) after a step at "
         f"learning rate {state.lr:g}; saved in {path}; the last checkpoint is untouched"
     )
-    raise run.processes.common(error)
+    run.processes.raise_once(error)
 
 
 def save_diagnosis(run: Run, step: int, diagnosis: dict[str, Any]) -> Path:

@@ -60,7 +60,7 @@ def prepare(
         assert folder is not None
         return find_checkpoint(folder, options.resume, config.resume, options.overwrite)
 
-    found: Found | None = processes.from_main(find)
+    found: Found | None = processes.broadcast_from_main(find)
     if found is not None and is_finished(found[1], config):
         if folder is not None:
             say(f"{found[0]}: finished, {found[1]['epoch']} epochs of {config.epoch_max}")
@@ -82,7 +82,7 @@ def prepare(
             refuse_differences(found, config, files)
         return files
 
-    files = processes.from_main(check)
+    files = processes.broadcast_from_main(check)
     state = make_state(config if found is None else dataclasses.replace(config, init=None), device)
     state.data = files
     if found is not None:
