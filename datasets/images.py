@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyvips
 from utils import DataError
 
 from .encoders import MM_PER_INCH, to_8_bits
+from .metadata import read_metadata
 from .writers import WRITTEN_SUFFIXES, Writer
 
 __all__ = [
@@ -73,11 +74,17 @@ class Photo:
             RGB and alpha (colours not multiplied by it).
         icc: ICC profile of the colours.
         dpi: pixels per inch along (rows, columns).
+        metadata: blocks and comments under the names that libvips gives them: `exif-data` (starts
+            with "Exif" and two zeros; no orientation, for the pixels are upright, no thumbnail),
+            `xmp-data`, `iptc-data` as bytes, `png-comment-NUMBER-NAME` as str, whatever the format.
+        pictures: how many frames or pages the file holds; this is the first.
     """
 
     pixels: np.ndarray
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
+    metadata: dict[str, bytes | str] = field(default_factory=dict)
+    pictures: int = 1
 
 
 def read_rgb(path: PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -93,7 +100,7 @@ def read_rgb(path: PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         DataError: no such file, not readable, no image, damaged, or too large.
     """
-    pixels = read_photo(path, max_pixels).pixels
+    pixels = decode(path, open_image(path, max_pixels)).pixels
     if pixels.shape[2] in (2, 4):
         pixels = pixels[..., :-1]
     if pixels.dtype == np.uint16:
@@ -109,6 +116,12 @@ def read_photo(path: PathLike, max_pixels: int = MAX_PIXELS, setting: str = "max
     Arguments and errors as for `read_rgb`; `setting` is what raises the limit, for the message.
     """
     image = open_image(path, max_pixels, setting)
+    metadata, pictures = read_metadata(Path(path), image)
+    return replace(decode(path, image), metadata=metadata, pictures=pictures)
+
+
+def decode(path: PathLike, image: pyvips.Image) -> Photo:
+    """The upright pixels of an opened picture with their profile and resolution."""
     orientation = orientation_of(image)
     try:
         converted = to_rgb_or_grey(image)
@@ -247,8 +260,8 @@ def resolution_of(image: pyvips.Image) -> tuple[float, float] | None:
 def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:
     """Pixels per mm along (rows, columns) as EXIF says, which libvips passes over in WebP."""
     numbers = []
-    for field in ("YResolution", "XResolution", "ResolutionUnit"):
-        name = f"exif-ifd0-{field}"
+    for tag in ("YResolution", "XResolution", "ResolutionUnit"):
+        name = f"exif-ifd0-{tag}"
         text = str(image.get(name)) if image.get_typeof(name) else ""
         numbers.append(re.match(r"([0-9]{1,10})(?:/([0-9]{1,10}))? ", text))
     *resolution, unit = (int(n[1]) / (int(n[2] or 1) or 1) if n else 0.0 for n in numbers)

@@ -16,7 +16,7 @@ import pyvips
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from datasets.images import (
     WRITTEN_SUFFIXES,
@@ -504,3 +504,62 @@ def test_big_tiff(tmp_path: Path) -> None:
     image = pyvips.Image.new_from_file(str(path), access="sequential")
     strip = np.frombuffer(pyvips.Region.new(image).fetch(0, 0, 40000, 100), np.uint8)
     assert np.array_equal(strip.reshape(100, 40000, 3), rows[:100])
+
+
+def camera_exif() -> Image.Exif:
+    """EXIF with maker, date, copyright and position, of a camera turned by 90 degrees."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x8298] = "Maker", 6, "(c) somebody"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    exif.get_ifd(0x8825)[1], exif.get_ifd(0x8825)[2] = "N", (47.0, 11.0, 8.0)
+    return exif
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_metadata_are_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    options: dict[str, Any] = {"exif": camera_exif(), "xmp": xmp}
+    if suffix == ".png":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        text.add_text("Author", "me")
+        options = {"exif": camera_exif(), "pnginfo": text}
+    if suffix == ".tif":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags.update({0x010F: "Maker", 0x0112: 6, 0x8298: "(c) somebody", 700: xmp})
+        tags[0x8769] = dict(camera_exif().get_ifd(0x8769))
+        tags[0x8825] = dict(camera_exif().get_ifd(0x8825))
+        options = {"tiffinfo": tags}
+    if suffix == ".jpg":
+        options["comment"] = "hello"
+    Image.fromarray(smooth(20, 30)).save(path, **options)
+    photo = read_photo(path)
+    assert photo.pixels.shape == (30, 20, 3)
+    exif = Image.Exif()
+    block = photo.metadata["exif-data"]
+    assert isinstance(block, bytes)
+    assert block.startswith(b"Exif\0\0")
+    exif.load(block)
+    assert (exif[0x010F], exif[0x8298]) == ("Maker", "(c) somebody")
+    assert 0x0112 not in exif
+    assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+    assert exif.get_ifd(0x8825)[2] == (47.0, 11.0, 8.0)
+    assert photo.metadata["xmp-data"] == xmp
+    comments = {n[14:]: t for n, t in photo.metadata.items() if n.startswith("png-comment-")}
+    assert comments == {".jpg": {"Comment": "hello"}, ".png": {"Author": "me"}}.get(suffix, {})
+    assert photo.pictures == 1
+
+
+def test_metadata_of_no_sense_are_left_out(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(smooth(20, 30)).save(whole, "JPEG")
+    block = b"Exif\0\0" + b"\xff" * 20
+    marker = b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole.getvalue()[:2] + marker + whole.getvalue()[2:])
+    assert read_photo(path).metadata == {}
+    tifffile.imwrite(tmp_path / "a.tif", noise(2, 8, 9), imagej=True)
+    photo = read_photo(tmp_path / "a.tif")
+    assert b"ImageJ=" not in photo.metadata["exif-data"]
+    assert photo.pictures == 2
