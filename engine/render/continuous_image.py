@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import models
 from datasets.images import read_photo
+from datasets.transparency import fill_hidden
 from engine.normalisation import denormalise, norm_of, norm_of_checkpoint
 from engine.render.features import FeatureSource, encode_whole
 from engine.render.tiling import WINDOW, Box, Grid, codes_of, render_bands
@@ -247,7 +248,7 @@ def split_by_rows(size: tuple[int, int], coord: Tensor) -> Iterator[Tensor]:
 def as_pixels(photo: PathLike | np.ndarray | Tensor) -> np.ndarray:
     """A photograph as `ContinuousImage.represent` takes it, as (H, W, 1 to 4) with its own type."""
     if isinstance(photo, (str, os.PathLike)):
-        return read_photo(photo).pixels
+        photo = read_photo(photo).pixels
     if isinstance(photo, Tensor):
         if photo.dim() != 3:
             raise ConfigError(f"photo: a tensor of shape {tuple(photo.shape)}; allowed: (3, H, W)")
@@ -259,4 +260,4 @@ def as_pixels(photo: PathLike | np.ndarray | Tensor) -> np.ndarray:
         raise ConfigError(f"photo: {pixels.dtype}; allowed: uint8, uint16, or float in [0, 1]")
     if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ConfigError("photo: float values outside [0, 1] given; allowed: 0 to 1")
-    return pixels
+    return fill_hidden(pixels)

@@ -12,6 +12,7 @@ from torch import nn
 
 from datasets.images import Photo, open_writer
 from datasets.resize import FILTERS
+from datasets.transparency import fill_hidden
 from engine.render import baselines
 from engine.render.features import make_source
 from engine.render.jobs import Job
@@ -91,7 +92,7 @@ def enlarge(photo: Photo, job: Job, grid: Grid, painter: Painter, report: Report
     with open_writer(
         job.target, grid.height, grid.width, channels, photo.pixels.dtype, like=photo
     ) as writer:
-        for band in complete_bands(photo.pixels, grid, painter, report):
+        for band in complete_bands(fill_hidden(photo.pixels), grid, painter, report):
             writer.write(band)
 
 
@@ -116,7 +117,7 @@ def compare(
     photo: Photo, job: Job, grid: Grid, painter: Painter, names: tuple[str, str], report: Report
 ) -> None:
     """Write bicubic resizing and the painter's picture side by side, under their names."""
-    pixels = photo.pixels
+    pixels = fill_hidden(photo.pixels)
     width = 2 * grid.width + GAP
     white = np.iinfo(pixels.dtype).max
     with open_writer(job.target, grid.height + LABEL, width, 3, pixels.dtype, like=photo) as writer:

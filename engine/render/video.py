@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from datasets.encoders import to_8_bits
+from datasets.transparency import fill_hidden
 from engine.render.features import FeatureSource, encode_whole
 from engine.render.photo import rgb
 from engine.render.resampling import resample_rows
@@ -164,6 +165,7 @@ def by_resizing(pixels: np.ndarray) -> Enlarge:
 
 def film_pixels(pixels: np.ndarray) -> np.ndarray:
     """Pixels (H, W, 1 to 4) of 8 or 16 bits as films show them: uint8 (H, W, 3)."""
+    pixels = fill_hidden(pixels)
     return rgb(to_8_bits(pixels) if pixels.dtype == np.uint16 else pixels)
 
 
