@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+import utils
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, read_photo
 from engine import distributed
 from engine.distributed import Processes
@@ -70,14 +71,6 @@ def parse_resolution(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def parse_scale(text: str) -> tuple[float, float]:
-    allowed = "S or SY,SX, numbers above 0, such as 4 or 2,3.5"
-    values = numbers(text, allowed, [1, 2])
-    if min(values) <= 0:
-        raise ConfigError(f"{text!r} given; allowed: {allowed}")
-    return values[0], values[-1]
-
-
 def parse_box(text: str) -> tuple[float, float, float, float]:
     top, left, bottom, right = numbers(text, "TOP,LEFT,BOTTOM,RIGHT in input pixels", [4])
     return top, left, bottom, right
@@ -117,11 +110,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         else:
             joined.append(argument)
     options = make_parser().parse_args(joined)
-    for name, read in (
-        ("resolution", parse_resolution),
-        ("scale", parse_scale),
-        ("box", parse_box),
-    ):
+    if options.scale is not None:
+        options.scale = utils.parse_scale(options.scale, "--scale")
+    for name, read in (("resolution", parse_resolution), ("box", parse_box)):
         text = getattr(options, name)
         if text is not None:
             try:

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-from utils import ConfigError, nearest_name
+from utils import ConfigError, did_you_mean
 
 LARGEST = 2**63 - 1  # of the integers that torch takes
 Thing = TypeVar("Thing", bound=Callable[..., Any])
@@ -216,10 +216,7 @@ def read_value(annotation: Any, value: Any, path: str, problems: list[str]) -> A
     if origin is Literal:
         if any(value == choice and type(value) is type(choice) for choice in parts):
             return value
-        near = nearest_name(value, [c for c in parts if isinstance(c, str)])
-        problems.append(
-            refusal(path, value, annotation) + (f" (did you mean {near!r}?)" if near else "")
-        )
+        problems.append(refusal(path, value, annotation) + did_you_mean(value, parts))
         return value
     if origin in (list, tuple):
         return read_sequence(annotation, origin, parts, value, path, problems)
@@ -370,8 +367,7 @@ def check_keys(
 
 
 def unknown(path: str, kind: str, given: Any, choices: Collection[str]) -> str:
-    near = nearest_name(given, choices)
-    hint = f" (did you mean {near!r}?)" if near else ""
+    hint = did_you_mean(given, choices)
     return f"{path}: unknown {kind or 'key '}{show(given)}{hint}; allowed: {listed(choices)}"
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 # What a difference in R, G and B (range 1) does to luma (ITU-R BT.601, in 256ths).
 LUMA_WEIGHTS = (65.738 / 256, 129.057 / 256, 25.064 / 256)
+# Pixels cut at each side beyond those of the scale, by the protocol of each data set.
+BORDER_EXTRA = {"benchmark": 0, "div2k": 6}
 
 
 class UserError(Exception):
@@ -98,33 +100,48 @@ def calc_psnr(
 
     Raises:
         ConfigError: dataset is none of the above.
+        DataError: nothing is left inside the border.
     """
     difference = (sr - hr) / rgb_range
     if dataset is not None:
-        if dataset not in ("benchmark", "div2k"):
+        if dataset not in BORDER_EXTRA:
             raise ConfigError(f"dataset: {dataset!r} given; allowed: 'benchmark', 'div2k' or None")
         if dataset == "benchmark" and difference.shape[-3] == 3:
             weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
             difference = (difference * weights).sum(dim=-3, keepdim=True)
-        difference = crop_border(difference, scale, extra=6 if dataset == "div2k" else 0)
+        difference = crop_border(difference, dataset, scale)
+        if difference.numel() == 0:
+            size, border = sr.shape[-2:], border_width(dataset, scale)
+            raise DataError(
+                f"a picture of {size[0]}x{size[1]} pixels has nothing left inside a border of "
+                f"{border[0]}x{border[1]}"
+            )
     return -10 * torch.log10(difference.square().mean())
 
 
-def crop_border(image: Tensor, scale: float | Sequence[float], extra: int = 0) -> Tensor:
-    """Without the ceil(scale) + extra outermost pixels of each side; image (..., H, W)."""
+def border_width(dataset: str | None, scale: float | Sequence[float]) -> tuple[int, int]:
+    """Pixels that metrics ignore at the top and bottom, and at the left and right.
+
+    Args:
+        dataset, scale: as in `calc_psnr`; nothing is cut where dataset is None.
+    """
+    if dataset is None:
+        return 0, 0
     scale_y, scale_x = (scale, scale) if isinstance(scale, (int, float)) else scale
-    border_y, border_x = math.ceil(scale_y) + extra, math.ceil(scale_x) + extra
+    extra = BORDER_EXTRA[dataset]
+    return math.ceil(scale_y) + extra, math.ceil(scale_x) + extra
+
+
+def crop_border(image: Tensor, dataset: str | None, scale: float | Sequence[float]) -> Tensor:
+    """An image (..., H, W) without that border; empty where the border covers all of it."""
+    border_y, border_x = border_width(dataset, scale)
     height, width = image.shape[-2:]
-    if height <= 2 * border_y or width <= 2 * border_x:
-        raise DataError(
-            f"a picture of {height}x{width} pixels has nothing left inside a border of "
-            f"{border_y}x{border_x}"
-        )
-    return image[..., border_y : height - border_y, border_x : width - border_x]
+    inside_y, inside_x = max(0, height - 2 * border_y), max(0, width - 2 * border_x)
+    return image[..., border_y : border_y + inside_y, border_x : border_x + inside_x]
 
 
 class Averager:
-    """A weighted mean that is fed bit by bit."""
+    """A running weighted mean."""
 
     def __init__(self) -> None:
         self.total = 0.0
@@ -170,9 +187,33 @@ def count_values(value: object, known: dict[int, int] | None = None) -> int:
     return known[id(value)]
 
 
-def nearest_name(name: object, choices: Iterable[str]) -> str | None:
-    """The choice that name is probably a misspelling of, if any."""
+def did_you_mean(name: object, choices: Iterable[object]) -> str:
+    """ " (did you mean 'liif'?)" if one of the choices is probably meant by `name`, else ""."""
     if not isinstance(name, str):
-        return None
-    matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+        return ""
+    names = [choice for choice in choices if isinstance(choice, str)]
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def parse_scale(text: str, option: str = "scale", smallest: float = 0) -> tuple[float, float]:
+    """The factors of rows and columns in "3.7", "2,3.5" or "2x3.5".
+
+    Args:
+        option: what the user gave it to, for the message.
+        smallest: no factor may be smaller; 0 itself is never allowed.
+
+    Raises:
+        ConfigError: not one or two such numbers.
+    """
+    try:
+        factors = [float(part) for part in text.lower().replace("x", ",").split(",")]
+    except ValueError:
+        factors = []
+    sound = all(0 < factor < math.inf and factor >= smallest for factor in factors)
+    if len(factors) not in (1, 2) or not sound:
+        bound = f"of at least {smallest:g}" if smallest else "above 0"
+        raise ConfigError(
+            f"{option}: {text!r} given; allowed: S or SY,SX, numbers {bound}, such as 4 or 2,3.5"
+        )
+    return factors[0], factors[-1]

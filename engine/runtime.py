@@ -6,10 +6,13 @@ import argparse
 import contextlib
 import functools
 import os
+import platform
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
+import numpy as np
+import PIL
 import torch
 
 from utils import ConfigError, UserError
@@ -111,6 +114,17 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if usable == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=PRECISIONS[usable])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers of a result or a checkpoint depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "platform": platform.platform(),
+    }
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

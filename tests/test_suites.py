@@ -14,7 +14,6 @@ import torch
 
 from datasets.images import write_rgb
 from engine.distributed import Processes
-from engine.evaluate.metrics import parse_scale
 from engine.evaluate.suite import baseline_method, distinct_labels, model_method, run_suites
 from engine.evaluate.suite_data import Pictures, find_suite
 from engine.evaluate.suite_results import ResultStore
@@ -33,7 +32,7 @@ from tests.small import (
     write_benchmark,
 )
 from tests.test_evaluate import folder_config
-from utils import ConfigError, DataError
+from utils import ConfigError, DataError, parse_scale
 
 CPU = torch.device("cpu")
 

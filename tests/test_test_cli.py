@@ -139,7 +139,7 @@ MISTAKES: list[tuple[int, str, list[Any]]] = [
     (2, "eval_type", ["--config", "c.yaml", "--model", "m.pth", "--set", "eval_type=set5-2"]),
     (2, "metrics: 'snr'", ["--config", "c.yaml", "--model", "m.pth", "--metrics", "snr"]),
     (2, "allowed: set5", ["--suite", "set55", "--model", "m.pth"]),
-    (2, "scale: '0'", ["--suite", "set5", "--model", "m.pth", "--scales", "0"]),
+    (2, "--scales: '0'", ["--suite", "set5", "--model", "m.pth", "--scales", "0"]),
     (2, "fp16 needs CUDA", ["--suite", "set5", "--model", "m.pth", "--precision", "fp16"]),
     (2, "--eval-bsize: 0", ["--suite", "set5", "--model", "m.pth", "--eval-bsize", "0"]),
     (

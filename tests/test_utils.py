@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,42 @@ def test_natural_key_of_digits_that_are_no_numbers() -> None:
     assert sorted(["²2", "²1", "٣"], key=utils.natural_key)[-2:] == ["²1", "²2"]
 
 
-def test_nearest_name() -> None:
-    assert utils.nearest_name("edsr-baselin", ["rdn", "edsr-baseline"]) == "edsr-baseline"
-    assert utils.nearest_name("xyz", ["rdn"]) is None
-    assert utils.nearest_name(3, ["rdn"]) is None
+def test_did_you_mean() -> None:
+    near = utils.did_you_mean("edsr-baselin", [3, "rdn", "edsr-baseline"])
+    assert near == " (did you mean 'edsr-baseline'?)"
+    assert utils.did_you_mean("xyz", ["rdn"]) == ""
+    assert utils.did_you_mean(3, ["rdn"]) == ""
+
+
+def test_parse_scale() -> None:
+    given = ("2", "3.7", "2x3.5", "2,3.5", "0.5")
+    expected = [(2, 2), (3.7, 3.7), (2, 3.5), (2, 3.5), (0.5, 0.5)]
+    assert [utils.parse_scale(text) for text in given] == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1x0", "nan", "inf", "2x2x2", "2;3", "2,"])
+def test_parse_scale_refuses(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        utils.parse_scale(text, "--scale")
+    assert str(caught.value) == (
+        f"--scale: {text!r} given; allowed: S or SY,SX, numbers above 0, such as 4 or 2,3.5"
+    )
+
+
+def test_parse_scale_has_a_smallest_one() -> None:
+    assert utils.parse_scale("1x2", smallest=1) == (1, 2)
+    with pytest.raises(ConfigError, match=r"scale: '2x0\.9' given; .*numbers of at least 1,"):
+        utils.parse_scale("2x0.9", smallest=1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "scale", "border"),
+    [(None, 4, (0, 0)), ("benchmark", (2, 3.5), (2, 4)), ("div2k", 1.5, (8, 8))],
+)
+def test_border(dataset: str | None, scale: Any, border: tuple[int, int]) -> None:
+    assert utils.border_width(dataset, scale) == border
+    image = torch.arange(20 * 30).view(20, 30)
+    inside = utils.crop_border(image, dataset, scale)
+    assert inside[0, 0] == border[0] * 30 + border[1]
+    assert inside.shape == (20 - 2 * border[0], 30 - 2 * border[1])
+    assert utils.crop_border(image[:3, :3], "div2k", scale).numel() == 0

@@ -6,7 +6,6 @@ All of them look at predictions clamped to [0, 1] and not rounded to 8 bits, ins
 from __future__ import annotations
 
 import importlib
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from utils import ConfigError, DataError
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-BORDER_EXTRA = {"benchmark": 0, "div2k": 6}
 METRICS = ("psnr", "ssim", "lpips", "dists")
 # Metric -> the package that brings it, by its import name and its name on the index.
 PACKAGES = {"lpips": ("lpips", "lpips"), "dists": ("DISTS_pytorch", "dists-pytorch")}
@@ -47,10 +45,11 @@ class EvalType:
     @property
     def border(self) -> tuple[int, int]:
         """Pixels cut at the top and bottom, at the left and right."""
-        if self.dataset is None:
-            return 0, 0
-        extra = BORDER_EXTRA[self.dataset]
-        return math.ceil(self.scale[0]) + extra, math.ceil(self.scale[1]) + extra
+        return utils.border_width(self.dataset, self.scale)
+
+    def crop(self, image: Tensor) -> Tensor:
+        """An image (..., H, W) without that border; empty where it covers all."""
+        return utils.crop_border(image, self.dataset, self.scale)
 
     @property
     def colour(self) -> str:
@@ -66,24 +65,6 @@ def scale_text(scale: Sequence[float]) -> str:
     return rows if rows == columns else f"{rows}x{columns}"
 
 
-def parse_scale(text: str) -> tuple[float, float]:
-    """ "3.7" or "2x3.5" (rows x columns) as two factors.
-
-    Raises:
-        ConfigError: not one or two finite numbers of at least 1.
-    """
-    parts = text.lower().split("x")
-    try:
-        factors = [float(part) for part in parts]
-    except ValueError:
-        factors = []
-    if len(factors) not in (1, 2) or not all(math.isfinite(f) and f >= 1 for f in factors):
-        raise ConfigError(
-            f"scale: {text!r} given; allowed: a number of at least 1, or ROWSxCOLUMNS as in 2x3.5"
-        )
-    return factors[0], factors[-1]
-
-
 def calc_ssim(sr: Tensor, hr: Tensor, eval_type: EvalType | None = None) -> float | None:
     """Structural similarity of the luma (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5.
 
@@ -94,12 +75,10 @@ def calc_ssim(sr: Tensor, hr: Tensor, eval_type: EvalType | None = None) -> floa
     Returns:
         Mean over all windows that lie wholly inside; None where there is no such window.
     """
-    border_y, border_x = (eval_type or EvalType()).border
-    height, width = sr.shape[-2:]
-    if min(height - 2 * border_y, width - 2 * border_x) < SSIM_WINDOW:
+    kind = eval_type or EvalType()
+    x, y = kind.crop(_luma(sr)), kind.crop(_luma(hr))
+    if min(x.shape) < SSIM_WINDOW:
         return None
-    inside = (slice(border_y, height - border_y), slice(border_x, width - border_x))
-    x, y = _luma(sr)[inside], _luma(hr)[inside]
     moments = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     mean_x, mean_y, square_x, square_y, product = moments.unbind(0)
     variances = square_x - mean_x**2 + square_y - mean_y**2
@@ -137,8 +116,7 @@ def check_metrics(names: Sequence[str]) -> None:
     """Raises ConfigError for a name that is no metric."""
     for name in names:
         if name not in METRICS:
-            near = utils.nearest_name(name, METRICS)
-            hint = f" (did you mean {near!r}?)" if near else ""
+            hint = utils.did_you_mean(name, METRICS)
             raise ConfigError(f"metrics: {name!r} given; allowed: {', '.join(METRICS)}{hint}")
 
 
@@ -191,13 +169,9 @@ def _learned_measure(name: str, device: torch.device) -> Callable[..., Measure]:
     network = network.to(device).eval()
 
     def of_type(eval_type: EvalType) -> Measure:
-        border_y, border_x = eval_type.border
-
         @torch.no_grad()
         def measure(sr: Tensor, hr: Tensor) -> float | None:
-            height, width = sr.shape[-2:]
-            inside = (..., slice(border_y, height - border_y), slice(border_x, width - border_x))
-            pair = torch.stack([sr, hr])[inside].float()  # (2, 3, h, w)
+            pair = eval_type.crop(torch.stack([sr, hr])).float()  # (2, 3, h, w)
             if min(pair.shape[-2:]) < 32:  # the networks halve the size up to five times
                 return None
             pair = pair * 2 - 1 if name == "lpips" else pair

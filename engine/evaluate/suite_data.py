@@ -79,8 +79,7 @@ def find_suite(name: str, data_root: Path) -> SuiteData:
         return suite_data("div2k", "DIV2K validation", "div2k", high, low, command)
     folder = Path(name)
     if not folder.is_dir():
-        near = utils.nearest_name(name.lower(), SUITES)
-        hint = f" (did you mean {near!r}?)" if near else ""
+        hint = utils.did_you_mean(name.lower(), SUITES)
         raise ConfigError(f"--suite: {name!r} given; allowed: {', '.join(SUITES)}, a folder{hint}")
     high = folder / "HR" if (folder / "HR").is_dir() else folder
     low = folder / "LR_bicubic" / "X{scale}"

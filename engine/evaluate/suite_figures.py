@@ -12,12 +12,12 @@ import numpy as np
 from datasets.images import write_rgb
 from engine.evaluate.charts import Line, line_chart
 from engine.evaluate.evaluate import Picture, to_uint8
-from engine.evaluate.metrics import parse_scale, scale_text
+from engine.evaluate.metrics import scale_text
 from engine.evaluate.panels import Shown, comparison_panel, with_resizers
 from engine.evaluate.suite import Comparison, Method
 from engine.evaluate.suite_data import Scale, SuiteData
 from engine.evaluate.tables import published_values
-from utils import DataError
+from utils import DataError, parse_scale
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,19 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
 import torch
 
 from engine import distributed
-from engine.evaluate.metrics import parse_scale, scale_text
+from engine.evaluate.metrics import scale_text
 from engine.evaluate.suite import Method, baseline_method, distinct_labels, model_method, run_suites
 from engine.evaluate.suite_data import LR_SOURCES, Pictures, Scale, SuiteData, find_suite
 from engine.evaluate.suite_figures import SuitePictures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import Series, Table, make_table
-from engine.runtime import say, settle_precision
-from utils import ConfigError, DataError, time_text
+from engine.runtime import say, settle_precision, versions
+from utils import ConfigError, DataError, parse_scale, time_text
 
 PROGRESS_FOLDER = Path("save") / "suites"
 Records = list[dict[str, Any]]
@@ -80,7 +77,7 @@ def run_and_report(options: argparse.Namespace) -> int:
     started = time.time()
     if options.eval_bsize is not None and options.eval_bsize < 1:
         raise ConfigError(f"--eval-bsize: {options.eval_bsize} given; allowed: at least 1")
-    scales = [parse_scale(text) for text in options.scales or []]
+    scales = [parse_scale(text, "--scales", smallest=1) for text in options.scales or []]
     root = options.data_root or Path("load")
     found = [find_suite(name, root) for name in dict.fromkeys(options.suite)]
     processes, device = distributed.start(options.gpu)
@@ -256,16 +253,6 @@ class Report:
             ],
             "results": self.records,
         }
-
-
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "platform": platform.platform(),
-    }
 
 
 def tell(report: Report, options: argparse.Namespace) -> None:

@@ -35,8 +35,7 @@ def check_baseline(name: str) -> str:
         ConfigError: it is not.
     """
     if name not in BASELINES:
-        near = utils.nearest_name(name, BASELINES)
-        hint = f" (did you mean {near!r}?)" if near else ""
+        hint = utils.did_you_mean(name, BASELINES)
         raise ConfigError(f"baseline: {name!r} given; allowed: {', '.join(BASELINES)}{hint}")
     return name
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 from torch import Tensor, nn
 
 import models
 from engine.config import OptimizerConfig, TrainConfig, config_dict
+from engine.runtime import versions
 from engine.weights.checkpoint import check_answers, load_checkpoint
 from registry import show
 from utils import DataError, UserError
@@ -251,7 +251,3 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     np.random.set_state({**numbers, "state": {"key": key, "pos": numbers["state"]["pos"]}})
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
-
-
-def versions() -> dict[str, str]:
-    return {"torch": str(torch.__version__), "numpy": np.__version__, "pillow": PIL.__version__}

@@ -17,7 +17,7 @@ from torch import nn
 from engine.normalisation import norm_of
 from engine.weights.checkpoint import layout_problem, load_checkpoint, model_of, write_whole
 from engine.weights.download import download
-from utils import ConfigError, DataError, nearest_name
+from utils import ConfigError, DataError, did_you_mean
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -101,10 +101,8 @@ def find_weights(model: str | os.PathLike[str] | None = None, progress: bool = T
     names = [DEFAULT.stem, *PUBLISHED]
     if name == DEFAULT.stem:
         return find_weights()
-    near = nearest_name(name, names)
-    hint = f" (did you mean {near!r}?)" if near else ""
     raise ConfigError(
-        f"model: {name!r} is neither a file nor a known name{hint}; "
+        f"model: {name!r} is neither a file nor a known name{did_you_mean(name, names)}; "
         f"allowed: a checkpoint file, {', '.join(names)}"
     )
 
