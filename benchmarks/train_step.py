@@ -30,7 +30,7 @@ import models
 from benchmarks.common import Contender, machine, measure, parser, table
 from benchmarks.decode import LIIF, METASR
 from benchmarks.loader import SIZE, make_pictures, wrapped
-from engine.loader import TRAIN_ITEMS, Batches, checked, make_loader
+from engine.loader import TRAIN_ITEMS, Batches, make_loader
 from engine.normalisation import HALF, normalise
 from engine.runtime import PRECISIONS
 from engine.train.device_loader import DeviceLoader
@@ -66,7 +66,7 @@ def loaded(kind: str, args: Any, folder: Path, device: torch.device) -> Epoch:
 
     def epoch() -> Iterator[Batch]:
         batches.start(next(numbers))
-        for batch in map(checked, loader):
+        for batch in loader:
             inp, coord, cell, gt = (batch[name].to(device, non_blocking=True) for name in TENSORS)
             yield normalise(inp, HALF, 1), coord, cell, normalise(gt, HALF, -1)
 

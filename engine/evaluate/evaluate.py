@@ -18,7 +18,6 @@ from tqdm import tqdm
 import utils
 from engine.config import DataNorm
 from engine.evaluate.metrics import EvalType, make_measures
-from engine.loader import checked
 from engine.normalisation import denormalise, normalise
 from engine.render import baselines
 from engine.runtime import autocast
@@ -246,7 +245,6 @@ def _measure(
     result = Evaluation()
     bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
     for batch in bar:
-        batch = checked(batch)
         batch = {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS}
         size = whole_size(batch)
         if size is None and kind.dataset is not None:

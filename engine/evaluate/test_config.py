@@ -15,7 +15,7 @@ from engine.config import TestConfig
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Evaluation, Picture, evaluate, evaluate_baseline
 from engine.evaluate.metrics import EvalType
-from engine.loader import VAL_ITEMS, Drawn, Key, Loader, collate, default_workers, ignore_signals
+from engine.loader import VAL_ITEMS, Drawn, Key, Loader, default_workers
 
 LR_ORIGINS = {
     "sr-implicit-paired": "as supplied",
@@ -117,11 +117,10 @@ def test_loader(
         workers = default_workers() if device.type == "cuda" else 0
     return Loader(
         Drawn(wrapper, seed=0, stream=VAL_ITEMS, on_bad_image="stop"),
-        batch_sampler=[keys[start : start + size] for start in range(0, len(keys), size)],
-        num_workers=workers,
-        collate_fn=collate,
+        [keys[start : start + size] for start in range(0, len(keys), size)],
+        workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_signals,
+        prefetch=2,
     )
 
 

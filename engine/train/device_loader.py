@@ -7,43 +7,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from datasets.device_batches import DeviceBatches
 from datasets.transforms import Plan
 from datasets.wrappers import Wrapper
-from engine.loader import SIZES_DIFFER, BadBatch, Batches, Key, start_loader
+from engine.loader import SIZES_DIFFER, Batches, Key, Loader
 from utils import DataError
 
-Planned = tuple[Key, Plan | None, str | None]
 
-
-class Plans(Dataset[Any]):
-    """The random decisions of items by key, the same as for items that the loader makes."""
+class Plans:
+    """Makes the random decisions of batches, the same as for those that the loader makes."""
 
     def __init__(self, wrapper: Wrapper, *, seed: int, stream: int) -> None:
         self.wrapper, self.seed, self.stream = wrapper, seed, stream
 
-    def __getitem__(self, key: Key) -> Planned:
-        rng = np.random.default_rng([self.seed, self.stream, key.epoch, key.position])
-        try:
-            return key, self.wrapper.draw(key.item, rng), None
-        except DataError as error:
-            return key, None, str(error)
+    def __call__(self, keys: Sequence[Key]) -> tuple[list[int], list[Plan]]:
+        """The indices of a batch's items, and their plans.
 
-
-def collate_plans(items: Sequence[Planned]) -> Any:
-    """The plans of a batch and the `indices` of its items."""
-    messages = [message for _, _, message in items if message is not None]
-    plans = [plan for _, plan, _ in items if plan is not None]
-    if messages:
-        return BadBatch(messages[0])
-    if len({(plan.inp.size, queries(plan)) for plan in plans}) > 1:
-        return BadBatch(SIZES_DIFFER)
-    height, width = plans[0].inp.size
-    if height != width and any(plan.flips.transpose for plan in plans):
-        return BadBatch(f"device_data: {height}x{width} inputs with augment; allowed: square ones")
-    return {"indices": [key.item for key, _, _ in items], "plans": plans}
+        Raises:
+            DataError: a photograph can't be read, or the items differ in size.
+        """
+        plans = []
+        for key in keys:
+            rng = np.random.default_rng([self.seed, self.stream, key.epoch, key.position])
+            plans.append(self.wrapper.draw(key.item, rng))
+        if len({(plan.inp.size, queries(plan)) for plan in plans}) > 1:
+            raise DataError(SIZES_DIFFER)
+        height, width = plans[0].inp.size
+        if height != width and any(plan.flips.transpose for plan in plans):
+            given = f"{height}x{width} inputs with augment"
+            raise DataError(f"device_data: {given}; allowed: square ones")
+        return [key.item for key in keys], plans
 
 
 def queries(plan: Plan) -> int:
@@ -68,16 +62,10 @@ class DeviceLoader:
         num_workers: int | None,
     ) -> None:
         plans = Plans(wrapper, seed=batches.seed, stream=stream)
-        self.plans: DataLoader[Any] = start_loader(
-            plans, batches, collate_plans, num_workers, pin_memory=False
-        )
+        self.plans = Loader(plans, batches, num_workers)
         self.maker = DeviceBatches(wrapper, device)
 
     def __iter__(self) -> Iterator[Any]:
-        for planned in self.plans:
-            if isinstance(planned, BadBatch):
-                yield planned
-                return
-            indices = planned["indices"]
-            made: dict[str, Any] = {**self.maker.batch(indices, planned["plans"])}
+        for indices, plans in self.plans:
+            made: dict[str, Any] = {**self.maker.batch(indices, plans)}
             yield {**made, "indices": torch.tensor(indices), "skipped": []}

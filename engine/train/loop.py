@@ -17,7 +17,7 @@ from tqdm import tqdm
 from engine.config import Norm
 from engine.evaluate.evaluate import evaluate
 from engine.evaluate.panels import training_panel
-from engine.loader import LostWorker, checked, share
+from engine.loader import LostWorker, share
 from engine.normalisation import normalise
 from engine.runtime import autocast, say
 from engine.train.lr_schedule import learning_rate
@@ -47,6 +47,8 @@ def train(run: Run) -> None:
             psnr = validate(run)
         except LostWorker as error:  # between two steps, or after the last one
             save_last(run)
+            if run.stop.signum:  # which may have ended the loader's processes as well
+                raise Stopped(run.stop.reason) from error
             saved = "" if run.outputs is None else f"saved {run.path / LAST}; "
             raise DataError(f"{error}; {saved}go on with --resume auto") from error
         finish_epoch(run, psnr, figures)
@@ -76,7 +78,6 @@ def train_epoch(run: Run, throughput: Throughput) -> None:
     )
     with bar, settled(run, reports, bar):
         for batch in bar:
-            batch = checked(batch)
             items = batches.items(state.position)
             lr = learning_rate(config, state.step, len(batches))
             state.set_lr(lr)
@@ -205,7 +206,6 @@ def until_stopped(
         for batch in bar:
             if run.stop.signum:
                 return
-            batch = checked(batch)
             replaced += batch["skipped"]
             yield {name: batch[name] for name in TENSORS}
 
