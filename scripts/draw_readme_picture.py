@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.images import read_rgb
 from datasets.resize import resize_matlab, resize_pil
-from engine.evaluate.charts import INK, SURFACE, font
+from engine.evaluate.panels import INK, SURFACE, font
 from engine.render import ContinuousImage
 from engine.runtime import run_script, say
 

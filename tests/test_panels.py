@@ -14,15 +14,7 @@ from datasets.images import read_rgb
 from datasets.resize import resize_pil
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
 from engine.config import DataNorm, Norm
-from engine.evaluate.charts import (
-    SERIES,
-    Line,
-    error_colours,
-    fitted,
-    line_chart,
-    nice_ticks,
-    text_width,
-)
+from engine.evaluate.charts import COLOURS, Line, figure_pixels, line_chart, shortened
 from engine.evaluate.evaluate import to_uint8
 from engine.evaluate.metrics import EvalType
 from engine.evaluate.panels import (
@@ -32,6 +24,9 @@ from engine.evaluate.panels import (
     TILE,
     Shown,
     comparison_panel,
+    error_colours,
+    fitted,
+    font,
     middle_pair,
     most_different_crop,
     training_panel,
@@ -77,12 +72,10 @@ def test_a_panel_holds_the_crops_and_their_errors() -> None:
     worse[30:60, 20:50] = 255 - worse[30:60, 20:50]
     panel = comparison_panel("title", low, truth, [Shown("same", same), Shown("worse", worse)])
     top, left = most_different_crop([same, worse], 64)
-    crop = truth[top : top + 64, left : left + 64]
-    tile = crop.repeat(TILE // 64, 0).repeat(TILE // 64, 1)
     first = panel.shape[1] - 3 * (GAP + TILE)
     rows = slice(HEAD + LABEL, HEAD + LABEL + TILE)
     for column, expected in enumerate([truth, worse, truth]):
-        x = first + column * (GAP + TILE) - (GAP - GAP)
+        x = first + column * (GAP + TILE)
         shown = panel[rows, x : x + TILE]
         part = expected[top : top + 64, left : left + 64]
         assert (shown == part.repeat(TILE // 64, 0).repeat(TILE // 64, 1)).all()
@@ -91,7 +84,6 @@ def test_a_panel_holds_the_crops_and_their_errors() -> None:
     errors = panel[below, first + GAP + TILE : first + GAP + 2 * TILE]
     assert (no_error == error_colours(np.zeros((1, 1)), 1.0)[0, 0]).all()
     assert (errors != no_error).any(-1).mean() > 0.1
-    assert tile.shape == (TILE, TILE, 3)
 
 
 def test_nearest_and_bicubic_come_first_with_their_psnr() -> None:
@@ -113,29 +105,63 @@ def test_error_colours_run_from_light_to_dark() -> None:
 def test_long_labels_are_cut_to_their_place() -> None:
     text = "save/_train_edsr-baseline-liif_with-a-long-tag/epoch-1000"
     short = fitted(text, 19, 150)
-    assert text_width(short, 19) <= 150
+    assert font(19).getlength(short) <= 150
     assert (short[:4], short[-3:]) == ("save", "000")
     assert fitted("short", 19, 150) == "short"
 
 
-@pytest.mark.parametrize(("low", "high"), [(24.3, 38.1), (30.01, 30.02), (0, 1), (19.9, 20.1)])
-def test_ticks_are_round_and_cover_the_values(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 9
+def coloured(chart: np.ndarray, colour: str) -> int:
+    """How many pixels of a chart have that colour, nearly."""
+    rgb = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    return int((np.abs(chart.astype(int) - rgb).sum(-1) < 12).sum())
 
 
 @pytest.mark.parametrize("points", [1, 2, 8])
 def test_a_chart_shows_every_line(points: int) -> None:
+    xs = [2.0 * (i + 1) for i in range(points)]
     lines = [
-        Line(f"method {n}", tuple((2.0 * (i + 1), 30.0 + n - i) for i in range(points)))
-        for n in range(8)
+        Line(f"method {n}", tuple((x, 30.0 + n - x / 2) for x in xs)) for n in range(len(COLOURS))
     ]
-    chart = np.asarray(line_chart("title", "subtitle", lines, "scale"))
-    assert chart.shape == (760, 1200, 3)
-    for colour in SERIES:
-        assert (np.abs(chart.astype(int) - colour).sum(-1) < 12).sum() > 50
+    ticks = [(x, f"x{x:g}") for x in xs]
+    chart = figure_pixels(line_chart("title", "subtitle", lines, ticks))
+    assert chart.shape == (840, 1500, 3)
+    assert all(coloured(chart, colour) > 200 for colour in COLOURS)
+    assert (chart == figure_pixels(line_chart("title", "subtitle", lines, ticks))).all()
+
+
+def test_lines_that_coincide_are_told_apart() -> None:
+    points = tuple((x, 40.0 - 2 * x) for x in (2.0, 3.0, 4.0))
+    lines = [Line(f"method {n}", points) for n in range(3)]
+    figure = line_chart("t", "s", lines, [(x, f"x{x:g}") for x, _ in points])
+    drawn = figure.axes[0].lines
+    assert len({line.get_marker() for line in drawn}) == 3
+    assert all(line.get_markerfacecolor() == "none" for line in drawn)
+    chart = figure_pixels(figure)
+    plot = chart[:, : int(figure.axes[0].get_window_extent().x1)]  # without the legend
+    assert all(coloured(plot, colour) > 200 for colour in COLOURS[:3])
+
+
+def test_labels_of_a_chart_do_not_lie_on_each_other() -> None:
+    ticks = [(2, "x2"), (7**0.5, "x2x3.5"), (7**0.5, "x3.5x2"), (2.7, "x2.7"), (30, "x30")]
+    line = Line("method", tuple((x, 30 - x / 2) for x, _ in ticks), ((2, 29.5),))
+    figure = line_chart("t", "s", [line], ticks)
+    figure.canvas.draw()
+    texts = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert [text.get_text().strip() for text in texts] == [label for _, label in ticks]
+    places = [text.get_window_extent() for text in texts]
+    for place in places:
+        place.y1 = place.y0 + 14  # the last line alone; those before it are empty
+    clashes = [
+        (i, j) for j in range(len(places)) for i in range(j) if places[i].overlaps(places[j])
+    ]
+    assert clashes == []
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"method", "published"}
+
+
+def test_long_labels_of_a_chart_are_cut() -> None:
+    short = shortened("save/_train_edsr-baseline-liif_with-a-long-tag/epoch-1000")
+    assert (len(short), short[:4], short[-3:]) == (40, "save", "000")
+    assert shortened("edsr-baseline-liif") == "edsr-baseline-liif"
 
 
 def test_files_that_are_there_are_not_wanted_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,28 +12,28 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFont
 from torch import nn
 
 import utils
 from datasets.resize import resize_pil
 from datasets.transforms import to_bytes
 from engine.config import DataNorm
-from engine.evaluate.charts import (
-    INK,
-    INK_FAINT,
-    INK_SOFT,
-    MARK,
-    SURFACE,
-    error_colours,
-    fitted,
-    font,
-)
 from engine.evaluate.evaluate import enlarge_picture, from_uint8, to_uint8
 from engine.evaluate.metrics import EvalType
 from engine.render import baselines
 from engine.render.baselines import Image
 
+Colour = tuple[int, int, int]
+SURFACE: Colour = (252, 252, 251)
+INK: Colour = (11, 11, 11)
+INK_SOFT: Colour = (82, 81, 78)
+INK_FAINT: Colour = (137, 135, 129)
+MARK: Colour = (227, 73, 72)
+# Colours of errors, from none to the largest.
+ERROR_STOPS = np.array(
+    [[252, 252, 251], [253, 219, 176], [243, 151, 92], [205, 72, 60], [122, 17, 58], [43, 5, 42]]
+)
 TILE = 256  # side of a crop as it is shown, in pixels
 GAP = 16
 HEAD = 64  # height of the title
@@ -117,6 +118,28 @@ def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Sho
     draw_error_key(paper, (x, y), largest)
     put_low(paper, (x, y + KEY), low, (top, left, side), scale)
     return np.asarray(paper)
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own typeface, so that no font has to be installed."""
+    return ImageFont.load_default(size)
+
+
+def fitted(text: str, size: int, width: float) -> str:
+    """The text, its middle left out if it is wider than that."""
+    short, keep = text, len(text)
+    while font(size).getlength(short) > width and keep > 2:
+        keep -= 1
+        short = f"{text[: (keep + 1) // 2]}…{text[-(keep // 2) :]}"
+    return short
+
+
+def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
+    """Errors (H, W) from 0 to largest, and beyond, as colours: uint8 (H, W, 3)."""
+    stops = np.linspace(0, largest, len(ERROR_STOPS))
+    channels = [np.interp(error, stops, channel) for channel in ERROR_STOPS.T]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def size_text(low: Image, truth: Image) -> str:

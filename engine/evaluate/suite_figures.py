@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets.images import write_rgb
-from engine.evaluate.charts import Line, line_chart
+from engine.evaluate.charts import Line, figure_pixels, line_chart
 from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.panels import Shown, comparison_panel, with_resizers
@@ -129,15 +130,12 @@ def scale_chart(
     methods: Sequence[Method],
     records: list[dict[str, Any]],
 ) -> np.ndarray:
-    """Mean PSNR of each method over the scales, published figures as rings; uint8 (H, W, 3).
+    """Mean PSNR of each method over the scales; uint8 (H, W, 3).
 
-    A scale that differs per axis stands at the root of the product.
+    A scale that differs per axis stands at its geometric mean.
     """
-    places = {}
-    for scale in scales:
-        rows, columns = parse_scale(scale)
-        places[scale] = (rows * columns) ** 0.5
-    # Models have the first colours: a plain resizer added to the comparison changes none.
+    places = {scale: math.sqrt(math.prod(parse_scale(scale))) for scale in scales}
+    # Models have the first colours: a baseline added to the comparison changes none.
     ordered = sorted(methods, key=lambda method: method.key.startswith("baseline:"))
     lines = []
     for method in ordered:
@@ -149,10 +147,11 @@ def scale_chart(
                 if record["method"] == method.label and record["scale"] == scale
             ]
             points.append((places[scale], sum(values) / len(values)))
-        published = zip(scales, published_values(suite.name, method.row, scales), strict=True)
-        rings = [(places[scale], value) for scale, value in published if value is not None]
-        lines.append(Line(method.label, tuple(sorted(points)), tuple(rings)))
+        known = zip(scales, published_values(suite.name, method.row, scales), strict=True)
+        published = tuple((places[scale], value) for scale, value in known if value is not None)
+        lines.append(Line(method.label, tuple(points), published))
     kind = suite.eval_type((1, 1))
     cut = "scale + 6" if suite.kind == "div2k" else "scale"
     subtitle = f"PSNR in dB of {kind.colour}, border of {cut} pixels cut"
-    return np.asarray(line_chart(suite.title, subtitle, lines, "scale", "published"))
+    ticks = [(place, f"x{scale}") for scale, place in places.items()]
+    return figure_pixels(line_chart(suite.title, subtitle, lines, sorted(ticks)))
