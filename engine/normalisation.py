@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from engine.config import DataNorm, Norm
+from registry import read_dataclass
 
 HALF = Norm(sub=[0.5], div=[0.5])
 PAPER = DataNorm(inp=HALF, gt=HALF)  # what the paper's models see, where a checkpoint says nothing
@@ -43,14 +44,10 @@ def norm_of_checkpoint(checkpoint: Mapping[str, Any]) -> DataNorm:
     recorded = (checkpoint.get("config") or {}).get("data_norm")
     if recorded is None:
         return PAPER
-    try:
-        norm = DataNorm(**{key: Norm(**value) for key, value in recorded.items()})
-        sound = not [*norm.inp.problems(), *norm.gt.problems()]
-        numbers = [*norm.inp.sub, *norm.inp.div, *norm.gt.sub, *norm.gt.div]
-    except (AttributeError, TypeError):
-        sound = False
-    if not sound or not all(isinstance(number, (int, float)) for number in numbers):
-        raise ValueError(f"its data_norm is {str(recorded)[:60]}")
+    problems: list[str] = []
+    norm = read_dataclass(DataNorm, recorded, "data_norm", problems)
+    if problems:
+        raise ValueError(f"its {problems[0]}")
     return norm
 
 
