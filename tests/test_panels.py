@@ -34,7 +34,7 @@ from engine.evaluate.panels import (
 )
 from engine.evaluate.suite_data import Held
 from engine.evaluate.suite_figures import SuitePictures, file_part, save_picture
-from engine.train.monitor import Board
+from engine.train.monitor import TensorBoardWriter
 from tests.small import photograph, run, small_model, write_benchmark
 from utils import DataError
 
@@ -233,9 +233,9 @@ def test_training_gets_the_same_panel_of_the_same_pictures(paired: bool) -> None
 def test_tensorboard_gets_the_panel_and_texts(tmp_path: Path) -> None:
     panel = training_panel(small_model(), wrapper_of(False), NORM, device=torch.device("cpu"))
     assert panel is not None
-    board = Board(tmp_path, 1)
-    board.add_picture(3, "val/panel", panel)
-    board.add_text(0, "config", "a: 1\nb: 2")
+    writer = TensorBoardWriter(tmp_path, 1)
+    writer.picture(3, "val/panel", panel)
+    writer.text(0, "config", "a: 1\nb: 2")
     (path,) = tmp_path.iterdir()
     data, found = path.read_bytes(), {}
     while data:  # length, its checksum, the event, its checksum
