@@ -20,10 +20,11 @@ def normalise(values: Tensor, norm: Norm, axis: int) -> Tensor:
     return (values - sub) / div
 
 
-def denormalise(colours: Tensor, norm: Norm) -> Tensor:
+def denormalise(colours: Tensor, norm: Norm, clamp: bool = True) -> Tensor:
     """(..., 3), as the network gives it, back to [0, 1] and clamped there; not rounded."""
     sub, div = factors(colours, norm, -1)
-    return (colours * div + sub).clamp_(0, 1)
+    values = colours * div + sub
+    return values.clamp_(0, 1) if clamp else values
 
 
 def factors(values: Tensor, norm: Norm, axis: int) -> tuple[Any, Any]:
@@ -53,4 +54,4 @@ def norm_of_checkpoint(checkpoint: Mapping[str, Any]) -> DataNorm:
 
 def norm_of(model: nn.Module) -> DataNorm:
     """The normalisation of a model: that of the checkpoint it came from, else the paper's."""
-    return getattr(model, "data_norm", PAPER)
+    return getattr(model, "data_norm", None) or PAPER
