@@ -215,7 +215,7 @@ def open_image(path: PathLike, max_pixels: int, setting: str = "max_pixels") -> 
         raise DataError(f"{path}: {what}; PNG, JPEG, TIFF, WebP and GIF are read")
     try:
         load = getattr(pyvips.Image, loader)
-        image = load(str(path), access="sequential", fail_on="error")
+        image = load(os.fsencode(path), access="sequential", fail_on="error")
     except READ_ERRORS as error:
         raise DataError(damaged(path, error)) from None
     if image.width * image.height > max_pixels:

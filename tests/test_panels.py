@@ -32,7 +32,6 @@ from engine.evaluate.panels import (
     training_panel,
     with_resizers,
 )
-from engine.evaluate.suite_data import Held
 from engine.evaluate.suite_figures import SuitePictures, file_part, save_picture
 from engine.train.monitor import TensorBoardWriter
 from tests.small import photograph, run, small_model, write_benchmark
@@ -208,12 +207,25 @@ def test_names_of_files_are_plain() -> None:
     assert file_part("***") == "unnamed"
 
 
+class Held:
+    """A data set of one item whose pictures are in memory already."""
+
+    def __init__(self, *pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return 1
+
+    def pixels(self, index: int) -> tuple[np.ndarray, ...]:
+        return self.pictures
+
+
 def wrapper_of(paired: bool) -> Any:
     truth = photograph(70, 90)
     if paired:
         low = resize_pil(truth, (35, 45))
-        return SRImplicitPaired(Held((low, truth), ("low.png", "a.png")), inp_size=10)
-    return SRImplicitDownsampled(Held((truth,), ("a.png",)), inp_size=10, sample_q=20)
+        return SRImplicitPaired(Held(low, truth), inp_size=10)
+    return SRImplicitDownsampled(Held(truth), inp_size=10, sample_q=20)
 
 
 @pytest.mark.parametrize("paired", [False, True])
