@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 import utils
-from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, read_photo
+from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, Photo, read_photo
 from engine import distributed
 from engine.distributed import Processes
 from engine.render.baselines import check_baseline
@@ -168,6 +168,14 @@ def read_decoder(options: argparse.Namespace, processes: Processes) -> Decoder |
     return Decoder(model, device, precision, Path(options.model or DEFAULT).stem)
 
 
+def read_first(path: Path, max_pixels: int) -> Photo:
+    """The photograph in a file, the first where it holds several, with a line that says so."""
+    photo = read_photo(path, max_pixels, "--max-pixels")
+    if photo.pictures > 1:
+        say(f"{path}: {photo.pictures} pictures (frames or pages); the first is used")
+    return photo
+
+
 def render_film(options: argparse.Namespace) -> None:
     """Read one photograph and write the film of it."""
     path = Path(options.zoom_video)
@@ -175,7 +183,7 @@ def render_film(options: argparse.Namespace) -> None:
     if several:
         raise ConfigError("--zoom-video: several photographs given; allowed: one")
     decoder = read_decoder(options, Processes())
-    photo = read_photo(jobs[0].source, options.max_pixels, "--max-pixels")
+    photo = read_first(jobs[0].source, options.max_pixels)
     pixels = film_pixels(photo.pixels)
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
     if decoder is None:
@@ -190,7 +198,7 @@ def render_one(
     job: Job, request: Request, painter: Painter, name: str, options: argparse.Namespace
 ) -> None:
     """Read one photograph and write its result, with a bar of the pixels done and to do."""
-    photo = read_photo(job.source, options.max_pixels, "--max-pixels")
+    photo = read_first(job.source, options.max_pixels)
     grid = request.grid((photo.pixels.shape[0], photo.pixels.shape[1]))
     with tqdm(
         desc=job.source.name,

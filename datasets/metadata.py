@@ -6,10 +6,13 @@ pictures in APNG and MPO.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyvips
 from PIL import Image
+
+from .encoders import MM_PER_INCH
 
 BLOCKS = ("exif-data", "xmp-data", "iptc-data")
 COMMENT = "png-comment-"  # a number and the comment's name follow
@@ -20,6 +23,7 @@ DESCRIPTION = 270
 TIFF_TAGS = (DESCRIPTION, 271, 272, 305, 306, 315, 33432, 0x8769, 0x8825)
 # Descriptions with which programs note how many pages, channels and dimensions are stored.
 STORAGE_NOTES = ("ImageJ=", '{"shape"', "<?xml")
+NO_RESOLUTION = (1.0, 1.0)  # pixels per mm
 
 
 def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, bytes | str], int]:
@@ -32,15 +36,15 @@ def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, byt
         image: as libvips has opened it, where it can.
     """
     found: dict[str, bytes | str] = {}
-    pictures = 1
+    pictures = 0
     if image is not None:
         fields = image.get_fields()
         names = [name for name in fields if name in BLOCKS or name.startswith(COMMENT)]
         found = {name: image.get(name) for name in names}
-        pictures = image.get("n-pages") if "n-pages" in fields else 1
+        pictures = image.get("n-pages") if "n-pages" in fields else 0
     try:
         with Image.open(path) as opened:
-            pictures = max(pictures, getattr(opened, "n_frames", 1))
+            pictures = pictures or getattr(opened, "n_frames", 1)
             for name, content in pillow_metadata(opened).items():
                 found.setdefault(name, content)
     except Exception:  # Pillow can't read it, and may say so by nearly any exception
@@ -48,7 +52,7 @@ def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, byt
     block = found.pop("exif-data", None)
     if isinstance(block, bytes) and (upright := upright_exif(block)):
         found["exif-data"] = upright
-    return found, pictures
+    return found, pictures or 1
 
 
 def pillow_metadata(opened: Image.Image) -> dict[str, bytes | str]:
@@ -68,7 +72,7 @@ def pillow_metadata(opened: Image.Image) -> dict[str, bytes | str]:
     if isinstance(opened.info.get("xmp"), bytes):
         found["xmp-data"] = opened.info["xmp"]
     comment = opened.info.get("comment")
-    if comment:
+    if comment and opened.format != "PNG":  # of which libvips reads all
         text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
         found[f"{COMMENT}0-Comment"] = text
     return found
@@ -83,3 +87,45 @@ def upright_exif(block: bytes) -> bytes | None:
         return exif.tobytes() if exif else None
     except Exception:  # of damaged blocks Pillow may raise nearly any exception
         return None
+
+
+def orientation_of(image: pyvips.Image) -> int:
+    """EXIF orientation, 1 to 8."""
+    value = image.get("orientation") if image.get_typeof("orientation") else 1
+    return value if value in range(1, 9) else 1
+
+
+def profile_of(image: pyvips.Image) -> bytes | None:
+    """The ICC profile, as it stands in the file."""
+    return image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
+
+
+def resolution_of(image: pyvips.Image) -> tuple[float, float] | None:
+    """Pixels per inch along (rows, columns); libvips gives most files that don't say 1 per mm."""
+    per_mm = image.yres, image.xres
+    if per_mm == NO_RESOLUTION:
+        loader = image.get("vips-loader") if image.get_typeof("vips-loader") else ""
+        if loader == "pngload" or (loader == "tiffload" and image.get_typeof("resolution-unit")):
+            return MM_PER_INCH, MM_PER_INCH  # these say so
+        per_mm = exif_resolution_of(image)
+    if per_mm == NO_RESOLUTION or min(per_mm) <= 0:
+        return None
+    return round(per_mm[0] * MM_PER_INCH, 3), round(per_mm[1] * MM_PER_INCH, 3)
+
+
+def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:
+    """Pixels per mm along (rows, columns) as EXIF says, which libvips passes over in WebP."""
+    numbers = []
+    for tag in ("YResolution", "XResolution", "ResolutionUnit"):
+        name = f"exif-ifd0-{tag}"
+        text = str(image.get(name)) if image.get_typeof(name) else ""
+        numbers.append(re.match(r"([0-9]{1,10})(?:/([0-9]{1,10}))? ", text))
+    *resolution, unit = (int(n[1]) / (int(n[2] or 1) or 1) if n else 0.0 for n in numbers)
+    mm = {2: MM_PER_INCH, 3: 10.0}.get(int(unit))
+    return NO_RESOLUTION if mm is None else (resolution[0] / mm, resolution[1] / mm)
+
+
+def pillow_resolution(opened: Image.Image) -> tuple[float, float] | None:
+    """The same of a file that Pillow has opened, which gives a TIFF that doesn't say 1 per inch."""
+    columns, rows = opened.info.get("dpi", (0, 0))
+    return (round(float(rows), 3), round(float(columns), 3)) if min(columns, rows) > 1 else None

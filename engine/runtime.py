@@ -123,6 +123,7 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
+        "platform": platform.platform(),
     }
 
 

@@ -631,3 +631,18 @@ def test_a_full_disk_is_one_line(model_file: Path, tmp_path: Path, commands: Com
     assert re.fullmatch(r"error: .*out.png.*\n", ended.err), ended
     assert (tmp_path / "out.png").read_bytes() == b"the last good one"
     assert sorted(os.listdir(tmp_path)) == ["out.png", "photo.png"]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".tif", ".png"])
+def test_the_first_of_several_pictures_is_named(
+    suffix: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.fromarray(picture(6, 7) // (k + 1)) for k in range(3)]
+    for count in (1, 3):
+        source = tmp_path / f"{count}{suffix}"
+        frames[0].save(source, save_all=True, append_images=frames[1:count])
+        run(
+            "--input", source, "--baseline", "nearest", "--output", tmp_path / "o.png", "--scale", 2
+        )
+        said = [line for line in capfd.readouterr().err.splitlines() if "the first is used" in line]
+        assert said == [f"{source}: 3 pictures (frames or pages); the first is used"] * (count > 1)
