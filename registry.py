@@ -1,4 +1,4 @@
-"""Names for models and data sets, and the one reader of their settings.
+"""Registries of models and data sets, and the reader of settings that they share.
 
 What a setting may be is said once, where it is used: in the signature of the class or function
 that takes it, or in the fields of a dataclass. `read_value` reads YAML values against such
@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,46 +22,26 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from utils import ConfigError, did_you_mean
 
 LARGEST = 2**63 - 1  # of the integers that torch takes
+UNREAD = object()
+"""In place of a value that could not be read; cross-checks leave it out."""
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
-class AtLeast:
-    """`Annotated[int, AtLeast(1)]`: a number no smaller than this."""
+class Bound:
+    """`Annotated[int, AtLeast(1)]`: a limit of a number."""
 
-    bound: float
-
-    def allows(self, value: Any) -> bool:
-        return value >= self.bound
-
-    def __str__(self) -> str:
-        return f"of at least {self.bound}"
-
-
-@dataclasses.dataclass(frozen=True)
-class AtMost:
-    """`Annotated[float, AtMost(1)]`: a number no larger than this."""
-
-    bound: float
-
-    def allows(self, value: Any) -> bool:
-        return value <= self.bound
+    words: str
+    allows: Callable[[float, float], bool]
+    limit: float
 
     def __str__(self) -> str:
-        return f"of at most {self.bound}"
+        return f"{self.words} {self.limit}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Above:
-    """`Annotated[float, Above(0)]`: a number larger than this."""
-
-    bound: float
-
-    def allows(self, value: Any) -> bool:
-        return value > self.bound
-
-    def __str__(self) -> str:
-        return f"above {self.bound}"
+AtLeast = functools.partial(Bound, "of at least", operator.ge)
+Above = functools.partial(Bound, "above", operator.gt)
+Below = functools.partial(Bound, "below", operator.lt)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +56,13 @@ class SpecOf:
     supplied: tuple[str, ...] = ()
     overridden: tuple[str, ...] = ()
 
-    def read(self, spec: Any, path: str, problems: list[str]) -> dict[str, Any]:
+    def read(self, spec: Any, path: str, problems: list[str]) -> Any:
         """The specification checked by the registry; problems are appended."""
-        if isinstance(spec, Mapping) and isinstance(spec.get("args"), Mapping):
-            kept = {key: arg for key, arg in spec["args"].items() if key not in self.overridden}
-            spec = {**spec, "args": kept}
+        spec = without_args(spec, self.overridden)
         return self.registry.check(spec, path, problems, self.supplied + self.overridden)
+
+    def __str__(self) -> str:
+        return f"a {self.registry.kind} as {{name, args}}"
 
 
 class Registry:
@@ -108,15 +91,12 @@ class Registry:
         """Build what `spec` describes; `args` override its arguments. `spec` stays as it is.
 
         Raises:
-            ConfigError: an unknown name or argument, a missing one, or a value it can't take.
+            ConfigError: an unknown name or argument, a missing one, or an invalid value.
         """
         given = dict(args or {})
         problems: list[str] = []
-        if given and isinstance(spec, Mapping) and isinstance(spec.get("args"), Mapping):
-            kept = {key: value for key, value in spec["args"].items() if key not in given}
-            spec = {**spec, "args": kept}
-        checked = self.check(spec, self.kind, problems, supplied=given)
-        if checked["name"] in self.makers:
+        checked = self.check(without_args(spec, given), self.kind, problems, supplied=given)
+        if not problems:
             parameters = inspect.signature(self.makers[checked["name"]]).parameters
             check_keys(given, parameters, f"{self.kind}.args", problems)
         if problems:
@@ -124,38 +104,35 @@ class Registry:
         return self.makers[checked["name"]](**{**checked["args"], **given})
 
     def check(
-        self,
-        spec: Any,
-        path: str,
-        problems: list[str],
-        supplied: Collection[str] = (),
-    ) -> dict[str, Any]:
+        self, spec: Any, path: str, problems: list[str], supplied: Collection[str] = ()
+    ) -> Any:
         """A normalised copy of `spec`, its values read by the types of the maker's signature.
 
         Args:
             spec: `{name, args?, sd?}`.
             path: where the specification stands, for messages.
-            problems: every problem found is appended here, one line each.
+            problems: every problem found is appended here, one line each; arguments that could
+                not be read are left out of the copy.
             supplied: arguments that code fills in, neither required nor allowed here.
         """
         if not isinstance(spec, Mapping):
-            problems.append(f"{path}: {show(spec)} given; allowed: a {self.kind} as {{name, args}}")
-            return {"name": "", "args": {}}
+            problems.append(f"{path}: {show(spec)} given; allowed: {SpecOf(self)}")
+            return UNREAD
         check_keys(spec, ("name", "args", "sd"), path, problems)
-        name, args = spec.get("name"), spec.get("args")
+        name: Any = spec.get("name")
+        args: Any = {} if spec.get("args") is None else spec["args"]
+        known = isinstance(name, str) and name in self.makers
         if "name" not in spec:
             problems.append(f"{path}.name: missing; allowed: {listed(self.makers)}")
-        elif not isinstance(name, str) or name not in self.makers:
-            problems.append(unknown(f"{path}.name", f"{self.kind} ", name, self.makers))
-        args = {} if args is None else args
+        elif not known:
+            problems.append(unknown(f"{path}.name", self.kind, name, self.makers))
         if not isinstance(args, Mapping):
             problems.append(f"{path}.args: {show(args)} given; allowed: names with values")
-            return {"name": name, "args": {}}
-        checked = {"sd": spec["sd"]} if "sd" in spec else {}
-        if not isinstance(name, str) or name not in self.makers:
-            return {"name": name, "args": dict(args), **checked}
-        read = self.check_args(name, args, f"{path}.args", problems, supplied)
-        return {"name": name, "args": read, **checked}
+            args = {}
+        elif known:
+            args = self.check_args(name, args, f"{path}.args", problems, supplied)
+        kept = {"sd": spec["sd"]} if "sd" in spec else {}
+        return {"name": name, "args": dict(args), **kept}
 
     def check_args(
         self,
@@ -167,44 +144,100 @@ class Registry:
     ) -> dict[str, Any]:
         """The given arguments of one maker, read; problems are appended."""
         maker = self.makers[name]
-        hints = parameter_hints(maker)
         before = len(problems)
-        parameters = {
-            key: parameter
-            for key, parameter in inspect.signature(maker).parameters.items()
-            if key not in supplied
-        }
-        check_keys(args, parameters, path, problems)
-        read = {}
-        for key, parameter in parameters.items():
-            if key in args:
-                hint = hints.get(key, Any)
-                read[key] = read_value(hint, args[key], f"{path}.{key}", problems)
-            elif parameter.default is inspect.Parameter.empty:
-                problems.append(f"{path}.{key}: missing; allowed: {describe(hints.get(key, Any))}")
+        read, flawed = read_arguments(maker, args, path, problems, supplied)
         check_together = getattr(maker, "check_args", None)
-        if check_together is not None and len(problems) == before:
-            defaults = {
-                key: parameter.default
-                for key, parameter in parameters.items()
-                if parameter.default is not inspect.Parameter.empty
-            }
-            problems += [f"{path}.{text}" for text in check_together({**defaults, **read})]
-        return read
+        if check_together is not None:
+            parameters = inspect.signature(maker).parameters
+            values = {key: parameters[key].default for key in parameters if key not in supplied}
+            values = {key: value for key, value in {**values, **read}.items() if key not in flawed}
+            # A maker's own mistake is to be seen, unless it may come from what is left out.
+            missing = (LookupError,) if len(problems) > before else ()
+            with contextlib.suppress(*missing):
+                for text in check_together(values):
+                    problems.append(f"{path}.{text}")
+        return {key: value for key, value in read.items() if value is not UNREAD}
 
 
-def parameter_hints(maker: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of what a maker is called with: a class's constructor, or the function."""
-    target = maker.__init__ if inspect.isclass(maker) else maker
-    return typing.get_type_hints(target, include_extras=True)
+def without_args(spec: Any, names: Collection[str]) -> Any:
+    """A specification without the arguments of these names; what is none stays as it is."""
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("args"), Mapping):
+        return spec
+    return {**spec, "args": {key: arg for key, arg in spec["args"].items() if key not in names}}
+
+
+def read_arguments(
+    maker: Callable[..., Any],
+    given: Mapping[Any, Any],
+    path: str,
+    problems: list[str],
+    supplied: Collection[str] = (),
+) -> tuple[dict[str, Any], set[str]]:
+    """What a function or class, such as a dataclass, is called with, read from a mapping.
+
+    Returns:
+        The given and the missing arguments, UNREAD where there is no value; and the names of
+        those that have problems.
+    """
+    hints = typing.get_type_hints(
+        maker.__init__ if inspect.isclass(maker) else maker, include_extras=True
+    )
+    parameters = inspect.signature(maker).parameters
+    allowed = {key: parameters[key].default for key in parameters if key not in supplied}
+    check_keys(given, allowed, path, problems)
+    read, flawed = {}, set()
+    for key, default in allowed.items():
+        place, hint = f"{path}.{key}" if path else key, hints.get(key, Any)
+        before = len(problems)
+        if key in given:
+            read[key] = read_value(hint, given[key], place, problems)
+        elif default is inspect.Parameter.empty:
+            problems.append(f"{place}: missing; allowed: {describe(hint)}")
+            read[key] = UNREAD
+        if len(problems) > before:
+            flawed.add(key)
+    return read, flawed
+
+
+def read_dataclass(cls: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """A dataclass from a mapping; problems are appended.
+
+    Methods of the class named `check_...` check values together and yield a line a problem. Where
+    something could not be read they are given what could, and are skipped if that isn't enough.
+
+    Returns:
+        The dataclass; with problems a namespace of what could be read, or UNREAD.
+    """
+    if not isinstance(value, Mapping):
+        place = path or "configuration"
+        problems.append(f"{place}: {show(value)} given; allowed: keys with values")
+        return UNREAD
+    before = len(problems)
+    made = cls(**read_arguments(cls, value, path, problems)[0])
+    missing: tuple[type[Exception], ...] = ()
+    if len(problems) > before:
+        read = {key: item for key, item in vars(made).items() if item is not UNREAD}
+        made, missing = (
+            types.SimpleNamespace(**read),
+            (AttributeError, LookupError, ArithmeticError),
+        )
+    for name, check in vars(cls).items():
+        if name.startswith("check_"):
+            with contextlib.suppress(*missing):
+                for text in check(made):
+                    problems.append(f"{path}.{text}" if path else text)
+    return made
 
 
 def read_value(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
     """`value`, as YAML gave it, read as `annotation` says; problems are appended, one line each.
 
     Understood are bool, int, float, str, dict, Any, None, Literal, unions, list[X], tuple[X, Y],
-    tuple[X, ...], frozen dataclasses (from mappings), and Annotated with bounds or `SpecOf`. A
-    float may be written as an integer or as text that reads as a number ("1e-4" is text to YAML).
+    tuple[X, ...], dataclasses (from mappings), and Annotated with bounds or `SpecOf`. A float may
+    be written as an integer or as text that reads as a number ("1e-4" is text to YAML).
+
+    Returns:
+        The value; UNREAD where it is of another kind; the number where one is out of bounds.
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
@@ -212,40 +245,39 @@ def read_value(annotation: Any, value: Any, path: str, problems: list[str]) -> A
     if origin is Annotated:
         return read_annotated(annotation, value, path, problems)
     if origin in (Union, types.UnionType):
-        return read_union(annotation, parts, value, path, problems)
+        return read_union(annotation, value, path, problems)
     if origin is Literal:
         if any(value == choice and type(value) is type(choice) for choice in parts):
             return value
         problems.append(refusal(path, value, annotation) + did_you_mean(value, parts))
-        return value
+        return UNREAD
     if origin in (list, tuple):
-        return read_sequence(annotation, origin, parts, value, path, problems)
+        return read_sequence(annotation, value, path, problems)
     if dataclasses.is_dataclass(annotation):
         return read_dataclass(annotation, value, path, problems)
-    return read_scalar(annotation, value, path, problems)
+    return read_scalar(origin or annotation, value, path, problems)
 
 
-def read_scalar(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
-    if annotation in (None, type(None)) and value is None:
+def read_scalar(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    if kind in (None, type(None)) and value is None:
         return None
-    if annotation is float:
+    if kind is float:
         number = as_number(value)
         if number is not None:
             return number
-    elif annotation is int:
+    elif kind is int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             if abs(value) > LARGEST:
                 problems.append(f"{path}: {show(value)} given; allowed: up to {LARGEST}")
             return value
-    elif annotation is dict or typing.get_origin(annotation) is dict:
-        if isinstance(value, Mapping):
-            return copy.deepcopy(dict(value))
-    elif isinstance(annotation, type) and isinstance(value, annotation):
+    elif kind is dict and isinstance(value, Mapping):
+        return copy.deepcopy(dict(value))
+    elif isinstance(kind, type) and isinstance(value, kind):
         return value
-    problems.append(refusal(path, value, annotation))
-    return value
+    problems.append(refusal(path, value, kind))
+    return UNREAD
 
 
 def as_number(value: Any) -> float | int | None:
@@ -269,106 +301,56 @@ def read_annotated(annotation: Any, value: Any, path: str, problems: list[str]) 
             return extra.read(value, path, problems)
     found: list[str] = []
     read = read_value(base, value, path, found)
-    refused = any(not bound.allows(read) for bound in bounds_among(extras)) if not found else False
-    too_large = isinstance(read, int) and abs(read) > LARGEST
-    if refused or (found and base in (int, float) and not too_large):
+    bounds = [extra for extra in extras if isinstance(extra, Bound)]
+    if bounds and (
+        read is UNREAD or not (found or all(bound.allows(read, bound.limit) for bound in bounds))
+    ):
         found = [refusal(path, value, annotation)]
     problems += found
     return read
 
 
-def bounds_among(extras: Iterable[Any]) -> list[AtLeast | AtMost | Above]:
-    return [extra for extra in extras if isinstance(extra, (AtLeast, AtMost, Above))]
-
-
-def read_union(
-    annotation: Any, parts: Iterable[Any], value: Any, path: str, problems: list[str]
-) -> Any:
+def read_union(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
     """The first alternative that takes the value; where none does, the most telling complaint."""
-    complaints: list[list[str]] = []
-    for part in parts:
+    inside = None
+    for part in typing.get_args(annotation):
         found: list[str] = []
         read = read_value(part, value, path, found)
         if not found:
             return read
-        complaints.append(found)
-    inner = [found for found in complaints if not found[0].startswith(f"{path}: ")]
-    if inner:
-        problems += inner[0]
-    else:
+        if inside is None and not found[0].startswith(f"{path}: "):
+            inside = found, read
+    complaints, read = inside or ([refusal(path, value, annotation)], UNREAD)
+    problems += complaints
+    return read
+
+
+def read_sequence(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
+    kind, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    uniform = kind is list or parts[-1] is Ellipsis
+    if not isinstance(value, (list, tuple)) or not (uniform or len(parts) == len(value)):
         problems.append(refusal(path, value, annotation))
-    return value
-
-
-def read_sequence(
-    annotation: Any,
-    origin: type,
-    parts: tuple[Any, ...],
-    value: Any,
-    path: str,
-    problems: list[str],
-) -> Any:
-    if not isinstance(value, (list, tuple)):
-        problems.append(refusal(path, value, annotation))
-        return value
-    if origin is list or parts[-1] is Ellipsis:
-        kinds = [parts[0]] * len(value)
-    elif len(parts) == len(value):
-        kinds = list(parts)
-    else:
-        problems.append(refusal(path, value, annotation))
-        return value
-    pairs = zip(kinds, value, strict=True)
-    return origin(read_value(k, v, f"{path}[{i}]", problems) for i, (k, v) in enumerate(pairs))
-
-
-def read_dataclass(cls: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """A dataclass from a mapping; None where there are problems."""
-    prefix = f"{path}." if path else ""
-    if not isinstance(value, Mapping):
-        problems.append(
-            f"{path or 'configuration'}: {show(value)} given; allowed: keys with values"
-        )
-        return None
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls, include_extras=True)
-    before = len(problems)
-    check_keys(value, fields, path, problems)
-    read = {}
-    for key, field in fields.items():
-        if key in value:
-            found: list[str] = []
-            given = read_value(hints[key], value[key], prefix + key, found)
-            read[key] = None if found else given
-            problems += found
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            problems.append(f"{prefix}{key}: missing; allowed: {describe(hints[key])}")
-    sound = len(problems) == before
-    # What could not be read is None: the checks of several values go as far as they can.
-    made = cls(**{**dict.fromkeys(fields), **read}) if not sound else cls(**read)
-    check_together = getattr(made, "problems", None)
-    if check_together is not None:
-        missing = () if sound else (AttributeError, LookupError, TypeError)
-        with contextlib.suppress(*missing):
-            for text in check_together():
-                problems.append(prefix + text)
-    return made if sound else None
+        return UNREAD
+    items = [
+        read_value(parts[0 if uniform else index], item, f"{path}[{index}]", problems)
+        for index, item in enumerate(value)
+    ]
+    return UNREAD if any(item is UNREAD for item in items) else kind(items)
 
 
 def check_keys(
     mapping: Mapping[Any, Any], allowed: Collection[str], path: str, problems: list[str]
 ) -> None:
-    """A problem for each key that is none of the allowed ones."""
+    """Append a problem for each key that is none of the allowed ones."""
     for key in mapping:
         if key not in allowed:
             shown = key if isinstance(key, str) and key.isprintable() else show(key)
-            where = f"{path}.{shown}" if path else shown
-            problems.append(unknown(where, "", key, allowed))
+            problems.append(unknown(f"{path}.{shown}" if path else shown, "key", key, allowed))
 
 
 def unknown(path: str, kind: str, given: Any, choices: Collection[str]) -> str:
     hint = did_you_mean(given, choices)
-    return f"{path}: unknown {kind or 'key '}{show(given)}{hint}; allowed: {listed(choices)}"
+    return f"{path}: unknown {kind} {show(given)}{hint}; allowed: {listed(choices)}"
 
 
 def refusal(path: str, value: Any, annotation: Any) -> str:
@@ -385,16 +367,29 @@ def show(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+WORDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    dict: "keys with values",
+    list: "a list",
+    tuple: "a list",
+    type(None): "none",
+    None: "none",
+    Any: "any value",
+}
+
+
 def describe(annotation: Any) -> str:
     """An annotation in words, for messages."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         for extra in parts[1:]:
             if isinstance(extra, SpecOf):
-                return f"a {extra.registry.kind} as {{name, args}}"
-        return " and ".join([describe(parts[0]), *map(str, bounds_among(parts[1:]))]).replace(
-            " and ", " ", 1
-        )
+                return str(extra)
+        bounds = " and ".join(str(extra) for extra in parts[1:] if isinstance(extra, Bound))
+        return f"{describe(parts[0])} {bounds}".rstrip()
     if origin in (Union, types.UnionType):
         return " or ".join(describe(part) for part in parts)
     if origin is Literal:
@@ -405,11 +400,5 @@ def describe(annotation: Any) -> str:
         return f"a list of {len(parts)}, each {describe(parts[0])}"
     if dataclasses.is_dataclass(annotation):
         return f"keys {listed(field.name for field in dataclasses.fields(annotation))}"
-    words = {
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-        str: "text",
-        dict: "keys with values",
-    }
-    return words.get(annotation, "none" if annotation in (None, type(None)) else str(annotation))
+    kind = origin or annotation
+    return WORDS.get(kind, f"a {getattr(kind, '__name__', kind)} made by code")

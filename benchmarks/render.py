@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from benchmarks import common
 from engine.normalisation import PAPER, denormalise
-from engine.render import tiling
-from engine.render.features import make_source, to_network
-from engine.render.tiling import Grid, render_bands, to_pixels
+from engine.render import ContinuousImage, tiling
+from engine.render.features import cut
+from engine.render.pixels import to_network, to_pixels
+from engine.render.tiling import Grid
+from models.protocol import ImplicitModel
 from tests import oracle
 from utils import make_coord
 
@@ -69,9 +71,10 @@ def our_renderer(
     pixels, length = make_pixels(size), round(size * scale)
 
     def render() -> np.ndarray:
-        source = make_source(model, pixels, device, precision)
-        grid = Grid(source.size, length, length)
-        return np.concatenate([*render_bands(source, grid, np.uint8, precision)])
+        image = ContinuousImage.represent(
+            pixels, model, device=device, precision=precision, keep_features=False
+        )
+        return np.concatenate([*image.bands(Grid(image.size, length, length), np.uint8)])
 
     return render
 
@@ -88,9 +91,9 @@ def compare(options: argparse.Namespace) -> None:
         )
         for precision in options.precisions
     ]
-    expected = cast(np.ndarray, contenders[0].run()).astype(int)
-    for contender in contenders:
-        contender.error = float(np.abs(cast(np.ndarray, contender.run()) - expected).max())
+    pictures = [np.asarray(contender.run(), int) for contender in contenders]
+    for contender, picture in zip(contenders, pictures, strict=True):
+        contender.error = float(np.abs(picture - pictures[0]).max())
     rates = common.measure(contenders, options.rounds, device)
     length = round(options.size * options.scale)
     print(f"EDSR-baseline-LIIF, {options.size}x{options.size} to {length}x{length}\n")
@@ -106,14 +109,13 @@ def compare_windows(options: argparse.Namespace) -> None:
     contenders, kept = [], []
     for window in WINDOWS:
         side = int(window**0.5)
-        inner = side - 2 * cast(int, model.halo)
+        margin = model.halo + model.reach
+        inner = side - 2 * margin
         if inner <= 0:
             continue
-        source = make_source(model, make_pixels(side + 16), device, "fp32")
-        span = (side // 2 - inner // 2, side // 2 + inner // 2)
         mark = " (chosen)" if window == tiling.WINDOW else ""
         name = f"{side}x{side} for {inner}x{inner}{mark}"
-        contenders.append(common.Contender(name, window_encoder(source, span)))
+        contenders.append(common.Contender(name, window_encoder(model, side, margin, device)))
         kept.append(inner**2)
     common.measure(contenders, options.rounds, device)
     print("| window | microseconds per pixel kept | peak memory MB |")
@@ -123,12 +125,15 @@ def compare_windows(options: argparse.Namespace) -> None:
         print(f"| {contender.name} | {contender.median / pixels * 1e6:.2f} | {memory} |")
 
 
-def window_encoder(source: tiling.Source, span: tiling.Span) -> Callable[[], object]:
-    """Encodes the codes of a span of rows and columns."""
+def window_encoder(
+    model: ImplicitModel, side: int, margin: int, device: torch.device
+) -> Callable[[], object]:
+    """Encodes side x side pixels, and projects what is left inside the margin."""
+    pixels, span = make_pixels(side), (margin, side - margin)
 
     @torch.inference_mode()
     def encode() -> object:
-        return source.window(span, span)
+        return model.project(cut(model.encode(to_network(pixels).to(device)), span, span))
 
     return encode
 

@@ -134,7 +134,7 @@ def open_cache(
     if kind == "in_memory":
         return MemoryCache(paths, max_pixels)
     names = "\n".join(path.name for path in paths)
-    part = "-" + hashlib.sha256(names.encode()).hexdigest()[:12] if selected else ""
+    part = "-" + hashlib.sha256(os.fsencode(names)).hexdigest()[:12] if selected else ""
     folder = folder.resolve()
     beside = folder.parent / f"_bin_{folder.name}"
     file = beside / f"pixels{part}.raw"
@@ -151,7 +151,7 @@ def writable_folder(folder: Path, beside: Path) -> Path:
     if make_writable(beside):
         return beside
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     other = home / "liif" / f"{folder.name}-{place}"
     if not make_writable(other):
         raise DataError(

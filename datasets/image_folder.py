@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,22 +11,78 @@ import numpy as np
 from torch import Tensor
 
 from registry import AtLeast
-from utils import DataError, natural_key
+from utils import DataError
 
 from .cache import open_cache
 from .datasets import register
-from .images import MAX_PIXELS, SUFFIXES, loader_of
+from .images import MAX_PIXELS
+from .listing import list_pictures, match_pairs, sort_names, user_path
 from .transforms import to_picture
 
 Cache = Literal["none", "bin", "in_memory"]
 Count = Annotated[int, AtLeast(1)]
 
-# What file managers leave behind; hidden files are passed over as well.
-LITTER = ("thumbs.db", "desktop.ini")
+
+class Folders:
+    """Folders side by side, with as many pictures used of each: what both data sets share.
+
+    Args:
+        pictures: all files of each folder that may be used, in order.
+        selected: they are not all that a folder holds, or in another order.
+        first_k, repeat, cache, max_pixels: as for `ImageFolder`.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Sequence[Path]],
+        selected: bool = False,
+        first_k: int | None = None,
+        repeat: int = 1,
+        cache: Cache = "none",
+        max_pixels: int | None = None,
+    ) -> None:
+        self.paths = [list(paths[:first_k]) for paths in pictures]
+        self.repeat = repeat
+        selected = selected or len(self.paths[0]) < len(pictures[0])
+        limit = MAX_PIXELS if max_pixels is None else max_pixels
+        self.caches = [
+            open_cache(cache, paths[0].parent, paths, selected, limit) for paths in self.paths
+        ]
+
+    @staticmethod
+    def check_args(args: dict[str, Any]) -> Iterator[str]:
+        if args["split_file"] is not None and args["split_key"] is None:
+            yield "split_key: missing; allowed: the name of a list in split_file"
+        if args["split_key"] is not None and args["split_file"] is None:
+            yield "split_file: missing; allowed: the JSON file that split_key is in"
+
+    def __len__(self) -> int:
+        return len(self.paths[0]) * self.repeat
+
+    def pixels(self, index: int) -> tuple[np.ndarray, ...]:
+        """The picture of each folder, uint8 (H, W, 3), not to be written to.
+
+        Raises:
+            DataError: a file is damaged or gone.
+        """
+        return tuple(cache.pixels(self.position(index)) for cache in self.caches)
+
+    def sizes(self, index: int) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the picture of each folder. Raises as `pixels`."""
+        return tuple(cache.size(self.position(index)) for cache in self.caches)
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The file of each folder."""
+        return tuple(str(paths[self.position(index)]) for paths in self.paths)
+
+    def position(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return index % len(self.paths[0])
 
 
 @register("image-folder")
-class ImageFolder:
+class ImageFolder(Folders):
     """The photographs of one folder, in the natural order of their names.
 
     Item i is float32 (3, H, W) in [0, 1].
@@ -55,59 +110,27 @@ class ImageFolder:
         cache: Cache = "none",
         max_pixels: Count | None = None,
     ) -> None:
-        names = file_names(Path(root_path), split_file, split_key)
-        self.paths = [Path(root_path) / name for name in names][:first_k]
-        self.repeat = repeat
-        selected = split_file is not None or len(self.paths) < len(names)
-        limit = MAX_PIXELS if max_pixels is None else max_pixels
-        self.cache = open_cache(cache, Path(root_path), self.paths, selected, limit)
-
-    @staticmethod
-    def check_args(args: dict[str, Any]) -> Iterator[str]:
-        if args["split_file"] is not None and args["split_key"] is None:
-            yield "split_key: missing; allowed: the name of a list in split_file"
-        if args["split_key"] is not None and args["split_file"] is None:
-            yield "split_file: missing; allowed: the JSON file that split_key is in"
-
-    def __len__(self) -> int:
-        return len(self.paths) * self.repeat
+        paths = listed_pictures(root_path, split_file, split_key)
+        super().__init__([paths], split_file is not None, first_k, repeat, cache, max_pixels)
 
     def __getitem__(self, index: int) -> Tensor:
         return to_picture(self.pixels(index)[0])
 
-    def pixels(self, index: int) -> tuple[np.ndarray]:
-        """The picture, uint8 (H, W, 3), not to be written to.
-
-        Raises:
-            DataError: the file is damaged or gone.
-        """
-        return (self.cache.pixels(self.position(index)),)
-
-    def sizes(self, index: int) -> tuple[tuple[int, int]]:
-        """(height, width) of the picture. Raises as `pixels`."""
-        return (self.cache.size(self.position(index)),)
-
-    def names(self, index: int) -> tuple[str]:
-        """The file."""
-        return (str(self.paths[self.position(index)]),)
-
-    def position(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return index % len(self.paths)
-
 
 @register("paired-image-folders")
-class PairedImageFolders:
-    """Pairs from two folders, by the natural order of names; item i is a tuple (1st, 2nd).
+class PairedImageFolders(Folders):
+    """Pairs from two folders, in the natural order of the second's names.
+
+    Item i is a tuple (first, second), each float32 (3, H, W) in [0, 1].
 
     Args:
-        root_path_1: low resolution. A scale that ends all its names ("babyx2") is not sorted by.
+        root_path_1: low resolution; its names correspond to the others' (`listing.match_pairs`).
         root_path_2: high resolution.
         split_file, split_key, first_k, repeat, cache, max_pixels: of both, as for one folder.
 
     Raises:
-        DataError: as for one folder; or the folders hold different numbers of files.
+        DataError: as for one folder; or the folders hold different numbers of files, or files
+            whose names don't correspond.
     """
 
     def __init__(
@@ -121,89 +144,33 @@ class PairedImageFolders:
         cache: Cache = "none",
         max_pixels: Count | None = None,
     ) -> None:
-        counts = [
-            len(file_names(Path(p), split_file, split_key)) for p in (root_path_1, root_path_2)
-        ]
-        if counts[0] != counts[1]:
-            raise DataError(
-                f"{root_path_1} has {counts[0]} images and {root_path_2} has {counts[1]}; "
-                "pairs need as many in both"
-            )
-        self.folders = tuple(
-            ImageFolder(path, split_file, split_key, first_k, repeat, cache, max_pixels)
-            for path in (root_path_1, root_path_2)
-        )
-
-    check_args = staticmethod(ImageFolder.check_args)
-
-    def __len__(self) -> int:
-        return len(self.folders[0])
+        first = listed_pictures(root_path_1, split_file, split_key)
+        second = listed_pictures(root_path_2, split_file, split_key)
+        partners = match_pairs(first, second)
+        selected = split_file is not None or partners != first
+        super().__init__([partners, second], selected, first_k, repeat, cache, max_pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.folders[0][index], self.folders[1][index]
-
-    def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Both pictures, uint8 (H, W, 3), not to be written to. Raises DataError."""
-        return self.folders[0].pixels(index) + self.folders[1].pixels(index)
-
-    def sizes(self, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(height, width) of both pictures. Raises DataError."""
-        return self.folders[0].sizes(index) + self.folders[1].sizes(index)
-
-    def names(self, index: int) -> tuple[str, str]:
-        """Both files."""
-        return self.folders[0].names(index) + self.folders[1].names(index)
+        first, second = self.pixels(index)
+        return to_picture(first), to_picture(second)
 
 
-def file_names(folder: Path, split_file: str | None, split_key: str | None) -> list[str]:
-    """Names of a folder's images in natural order, or those that a split file lists."""
-    present = list_images(folder)
-    if split_file is None:
-        return sort_names(present)
-    listed = read_split(Path(split_file), split_key)
-    missing = sorted(set(listed) - set(present))
-    if missing:
-        raise DataError(
-            f"{folder}: {len(missing)} of the {len(listed)} files that {split_file} lists as "
-            f"{split_key!r} are missing, the first {missing[0]!r}"
-        )
-    return sort_names(listed)
-
-
-def list_images(folder: Path) -> list[str]:
-    """Names of a folder's images, in no order; hidden files and folders are passed over."""
-    if not folder.exists():
-        raise DataError(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: a file, not a folder")
-    try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-        folders = [entry.name for entry in entries if entry.is_dir()]
-    except OSError as error:
-        raise DataError(f"{folder}: {(error.strerror or str(error)).lower()}") from None
-    names = [
-        entry.name
-        for entry in entries
-        if entry.name not in folders and entry.name.lower() not in LITTER
-    ]
-    if not names:
-        hint = f", only folders ({', '.join(sorted(folders)[:4])})" if folders else ""
-        raise DataError(f"{folder}: no images{hint}")
-    for name in names:
-        if not name.lower().endswith(SUFFIXES):
-            check_is_image(folder / name)
-    return names
-
-
-def check_is_image(path: Path) -> None:
-    """Refuse a file with a strange suffix unless it starts as an image does."""
-    try:
-        with path.open("rb") as file:
-            known = loader_of(file.read(16))
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    if known is None:
-        raise DataError(f"{path}: no image; a folder of photographs must hold nothing else")
+def listed_pictures(
+    root_path: str | Path, split_file: str | None = None, split_key: str | None = None
+) -> list[Path]:
+    """A folder's pictures in natural order, or those of them that a split file lists."""
+    folder = user_path(root_path)
+    names = list_pictures(folder)
+    if split_file is not None:
+        listed = read_split(user_path(split_file), split_key)
+        missing = sorted(set(listed) - set(names))
+        if missing:
+            raise DataError(
+                f"{folder}: {len(missing)} of the {len(listed)} files that {split_file} lists as "
+                f"{split_key!r} are missing, the first {missing[0]!r}"
+            )
+        names = sort_names(listed)
+    return [folder / name for name in names]
 
 
 def read_split(path: Path, key: str | None) -> list[str]:
@@ -226,15 +193,3 @@ def read_split(path: Path, key: str | None) -> list[str]:
     if len(set(names)) < len(names):
         raise DataError(f"{path}: {key!r} lists a file twice")
     return names
-
-
-def sort_names(names: list[str]) -> list[str]:
-    """Natural order, without the scale where it ends every name: "ax2", "abx2" as "a", "ab"."""
-    stems = [Path(name).stem for name in names]
-    endings = {match.group() if (match := re.search(r"x[0-9.]+$", s)) else "" for s in stems}
-    cut = len(endings.pop()) if len(endings) == 1 else 0
-    keys = {
-        name: (natural_key(stem[: len(stem) - cut]), name)
-        for name, stem in zip(names, stems, strict=True)
-    }
-    return sorted(names, key=keys.__getitem__)

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,13 +19,15 @@ import yaml
 
 from datasets.datasets import datasets_registry
 from models.models import models_registry
-from registry import Above, AtLeast, AtMost, SpecOf, read_dataclass, show
-from utils import ConfigError, count_values
+from registry import Above, AtLeast, Below, SpecOf, read_dataclass, show
+from utils import ConfigError
 
-MAX_VALUES = 100_000
-"""In a configuration file, whose aliases may multiply what it holds."""
 Precision = Literal["fp32", "bf16", "fp16"]
 PositiveInt = Annotated[int, AtLeast(1)]
+NonNegativeInt = Annotated[int, AtLeast(0)]
+PositiveFloat = Annotated[float, Above(0)]
+NonNegativeFloat = Annotated[float, AtLeast(0)]
+Decay = Annotated[float, AtLeast(0), Below(1)]
 DatasetSpec = Annotated[dict, SpecOf(datasets_registry)]
 WrapperSpec = Annotated[dict, SpecOf(datasets_registry, supplied=("dataset",))]
 ModelSpec = Annotated[dict, SpecOf(models_registry)]
@@ -48,10 +50,12 @@ class Norm:
     sub: list[float]
     div: list[float]
 
-    def problems(self) -> Iterator[str]:
-        for key in ("sub", "div"):
-            if len(getattr(self, key)) not in (1, 3):
-                yield f"{key}: {show(getattr(self, key))} given; allowed: 1 or 3 numbers"
+    def check_counts(self) -> Iterator[str]:
+        for key, numbers in vars(self).items():
+            if len(numbers) not in (1, 3):
+                yield f"{key}: {show(numbers)} given; allowed: 1 or 3 numbers"
+
+    def check_div(self) -> Iterator[str]:
         if 0 in self.div:
             yield f"div: {show(self.div)} given; allowed: numbers other than 0"
 
@@ -69,26 +73,22 @@ class DataNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamArgs:
-    lr: Annotated[float, Above(0)]
-    betas: tuple[Annotated[float, AtLeast(0)], Annotated[float, AtLeast(0)]] = (0.9, 0.999)
-    eps: Annotated[float, AtLeast(0)] = 1e-8
-    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    lr: PositiveFloat
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: NonNegativeFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
     amsgrad: bool = False
-
-    def problems(self) -> Iterator[str]:
-        if max(self.betas) >= 1:
-            yield f"betas: {show(self.betas)} given; allowed: two numbers below 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SgdArgs:
-    lr: Annotated[float, Above(0)]
-    momentum: Annotated[float, AtLeast(0)] = 0.0
+    lr: PositiveFloat
+    momentum: NonNegativeFloat = 0.0
     dampening: float = 0.0
-    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     nesterov: bool = False
 
-    def problems(self) -> Iterator[str]:
+    def check_nesterov(self) -> Iterator[str]:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             yield "nesterov: true given; allowed: with a momentum above 0 and a dampening of 0"
 
@@ -101,14 +101,14 @@ class OptimizerConfig:
     """`args` are those of torch.optim.Adam or torch.optim.SGD, as given in the file."""
 
     name: Literal["adam", "sgd"]
-    args: dict[str, Any]
+    args: dict[str, Any] = field(default_factory=dict)
 
-    def problems(self) -> Iterator[str]:
+    def check_args(self) -> Iterator[str]:
         found: list[str] = []
-        read = read_dataclass(OPTIMIZER_ARGS[self.name], self.args, "args", found)
-        if read is not None:
-            kept = {key: getattr(read, key) for key in self.args}
-            self.args.update(kept)
+        read = vars(read_dataclass(OPTIMIZER_ARGS[self.name], self.args, "args", found))
+        given = [*self.args]
+        self.args.clear()
+        self.args.update({key: read[key] for key in given if key in read})
         yield from found
 
     @property
@@ -121,9 +121,9 @@ class MultiStepLR:
     """The learning rate is multiplied by gamma after each of these epochs."""
 
     milestones: list[PositiveInt]
-    gamma: Annotated[float, Above(0)] = 0.1
+    gamma: PositiveFloat = 0.1
 
-    def problems(self) -> Iterator[str]:
+    def check_order(self) -> Iterator[str]:
         if sorted(set(self.milestones)) != self.milestones:
             yield f"milestones: {show(self.milestones)} given; allowed: epochs in rising order"
 
@@ -133,9 +133,9 @@ class CosineLR:
     """From the optimiser's rate down to min_lr over the whole run, along half a cosine wave."""
 
     name: Literal["cosine"]
-    warmup: Annotated[int, AtLeast(0)] = 0
+    warmup: NonNegativeInt = 0
     """Steps over which the rate first rises from zero."""
-    min_lr: Annotated[float, AtLeast(0)] = 0.0
+    min_lr: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,37 +161,45 @@ class TrainConfig:
     """Epochs between checkpoints that are kept as epoch-N.pth."""
     eval_type: str | None = None
     eval_bsize: PositiveInt | None = None
-    seed: Annotated[int, AtLeast(0)] = 0
-    num_workers: Annotated[int, AtLeast(0)] | None = None
+    seed: NonNegativeInt = 0
+    num_workers: NonNegativeInt | None = None
     """Loader processes; as many as cores, at most 8, when absent."""
     precision: Precision = "fp32"
     compile: bool = False
     accumulate: PositiveInt = 1
-    save_minutes: Annotated[float, Above(0)] = 10.0
+    save_minutes: PositiveFloat = 10.0
     on_bad_image: Literal["stop", "skip"] = "stop"
-    ema_decay: Annotated[float, Above(0), AtMost(1)] | None = None
+    ema_decay: Annotated[float, Above(0), Below(1)] | None = None
     device_data: bool = False
     """Keep the training photographs on the device, and make the batches there."""
 
-    def problems(self) -> Iterator[str]:
+    def check_schedules(self) -> Iterator[str]:
         if self.multi_step_lr is not None and self.lr_schedule is not None:
             yield "lr_schedule: given beside multi_step_lr; allowed: one of the two"
+
+    def check_start(self) -> Iterator[str]:
         if self.resume is not None and self.init is not None:
             yield "init: given beside resume; allowed: one of the two"
+
+    def check_bad_images(self) -> Iterator[str]:
         if self.device_data and self.on_bad_image == "skip":
             yield "on_bad_image: 'skip' given beside device_data; allowed: one of the two"
-        if self.ema_decay == 1:
-            yield "ema_decay: 1 given; allowed: a number below 1"
-        yield from eval_type_problems(self.eval_type, self.val_dataset, "val_dataset")
+
+    def check_eval_type(self) -> Iterator[str]:
+        yield from eval_type_problems(self, "val_dataset")
+
+    def check_accumulate(self) -> Iterator[str]:
         if self.train_dataset.batch_size % self.accumulate:
             yield (
                 f"accumulate: {self.accumulate} given; allowed: divisors of the batch size "
                 f"{self.train_dataset.batch_size}"
             )
-        if self.lr_schedule is not None and self.lr_schedule.min_lr > self.optimizer.lr:
+
+    def check_min_lr(self) -> Iterator[str]:
+        if self.lr_schedule is not None and self.lr_schedule.min_lr > self.optimizer.args["lr"]:
             yield (
                 f"lr_schedule.min_lr: {self.lr_schedule.min_lr} given; allowed: up to the "
-                f"optimiser's rate {self.optimizer.lr}"
+                f"optimiser's rate {self.optimizer.args['lr']}"
             )
 
 
@@ -208,10 +216,10 @@ class TestConfig:
     eval_bsize: PositiveInt | None = None
     """The most queries at once."""
     precision: Precision = "fp32"
-    num_workers: Annotated[int, AtLeast(0)] | None = None
+    num_workers: NonNegativeInt | None = None
 
-    def problems(self) -> Iterator[str]:
-        yield from eval_type_problems(self.eval_type, self.test_dataset, "test_dataset")
+    def check_eval_type(self) -> Iterator[str]:
+        yield from eval_type_problems(self, "test_dataset")
 
 
 def parse_eval_type(eval_type: str | None) -> tuple[str | None, tuple[float, float]]:
@@ -233,18 +241,17 @@ def parse_eval_type(eval_type: str | None) -> tuple[str | None, tuple[float, flo
     return match[1], (scales[0], scales[-1])
 
 
-def eval_type_problems(eval_type: str | None, data: DataConfig | None, key: str) -> Iterator[str]:
-    """What is wrong with an eval_type by itself, and for the pictures that are evaluated."""
+def eval_type_problems(config: TrainConfig | TestConfig, key: str) -> Iterator[str]:
+    """What is wrong with an eval_type by itself, and for the data set `key` to be evaluated."""
     try:
-        parse_eval_type(eval_type)
+        parse_eval_type(config.eval_type)
     except ConfigError as error:
         yield str(error)
-    if eval_type is None or data is None:
-        return
-    sampled = data.wrapper["args"].get("sample_q")
-    if sampled is not None:
+    data: DataConfig | None = getattr(config, key)
+    sampled = None if data is None else data.wrapper["args"].get("sample_q")
+    if config.eval_type is not None and sampled is not None:
         yield (
-            f"{key}.wrapper.args.sample_q: {sampled} given beside eval_type {eval_type!r}; "
+            f"{key}.wrapper.args.sample_q: {sampled} given beside eval_type {config.eval_type!r}; "
             "allowed: none, which measures whole pictures"
         )
 
@@ -272,21 +279,18 @@ def read_test_config(
 
 
 def read_config(cls: Any, source: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Any:
-    is_file = isinstance(source, (str, Path))
-    raw = load_yaml(Path(source)) if is_file else copy.deepcopy(dict(source))  # type: ignore[arg-type]
+    if isinstance(source, Mapping):
+        where, raw = "configuration", copy.deepcopy(dict(source))
+    else:
+        where, raw = str(source), load_yaml(Path(source))
     apply_overrides(raw, overrides)
     problems: list[str] = []
     config = read_dataclass(cls, raw, "", problems)
+    if len(problems) > 1:
+        problems = [f"{len(problems)} problems", *problems]
     if problems:
-        where = f"{source}: " if is_file else "configuration: "
-        raise ConfigError(where + problem_text(problems))
+        raise ConfigError(f"{where}: " + "\n  ".join(problems))
     return config
-
-
-def problem_text(problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    return f"{len(problems)} problems" + "".join(f"\n  {problem}" for problem in problems)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -297,15 +301,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        count = count_values(raw)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no YAML ({yaml_reason(error)})") from error
-    if count > MAX_VALUES:
-        raise ConfigError(f"{path}: holds {count} values; allowed: up to {MAX_VALUES}")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: {show(raw)} given; allowed: keys with values")
     return raw
@@ -337,30 +338,19 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {path}: no YAML ({yaml_reason(error)})") from error
         place: Any = raw
-        for key in keys[:-1]:
-            place = step_into(place, key, path)
-        set_item(place, keys[-1], value, path)
-
-
-def step_into(place: Any, key: str, path: str) -> Any:
-    if isinstance(place, dict):
-        if place.get(key) is None:
-            place[key] = {}
-        return place[key]
-    if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
-        return place[int(key)]
-    raise ConfigError(f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration")
-
-
-def set_item(place: Any, key: str, value: Any, path: str) -> None:
-    if isinstance(place, dict):
-        place[key] = value
-    elif isinstance(place, list) and key.isdecimal() and int(key) < len(place):
-        place[int(key)] = value
-    else:
-        raise ConfigError(
-            f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration"
-        )
+        for position, key in enumerate(keys, 1):
+            step: Any = key
+            if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
+                step = int(key)
+            elif not isinstance(place, dict):
+                raise ConfigError(
+                    f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration"
+                )
+            if position == len(keys):
+                place[step] = value
+            elif isinstance(place, dict) and place.get(step) is None:
+                place[step] = {}
+            place = place[step]
 
 
 def config_dict(config: Any) -> dict[str, Any]:

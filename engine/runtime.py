@@ -123,7 +123,6 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
-        "platform": platform.platform(),
     }
 
 

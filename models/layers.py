@@ -32,7 +32,7 @@ def first_layer(layer: nn.Module, pixels: Tensor) -> Tensor:
     layers that follow do together. The result is in autocast's precision.
     """
     kind = pixels.device.type
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return layer(pixels)
     with torch.autocast(kind, enabled=False):
         return layer(pixels.float()).to(torch.get_autocast_dtype(kind))

@@ -12,66 +12,58 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.layers import channels_last
-from models.liif import make_encoder
 from models.lookup import MARGIN, SHIFT, nearest_index
 from models.mlp import MLP
 from models.models import models_registry, register
+from models.protocol import Features, ImplicitModel, Target
 from registry import SpecOf
 
 HIDDEN = 256
 
 
 @register("metasr")
-class MetaSR(nn.Module):
+class MetaSR(ImplicitModel):
     """Encoder and a filter predicted per query.
 
     Args:
         encoder_spec: the encoder.
-
-    Attributes:
-        halo, reach, upscale, query_chunk: see LIIF.
     """
 
-    reach = 1
-
     def __init__(self, encoder_spec: Annotated[dict[str, Any], SpecOf(models_registry)]) -> None:
-        super().__init__()
-        self.encoder, channels = make_encoder(encoder_spec)
-        self.imnet = MLP(3, channels * 9 * 3, [HIDDEN])
-        self.upscale: int = getattr(self.encoder, "upscale", 1)
-        halo: int | None = getattr(self.encoder, "halo", None)
-        self.halo = None if halo is None else halo + 1
+        super().__init__(encoder_spec)
+        self.imnet = MLP(3, self.channels * 9 * 3, [HIDDEN])
 
     @property
     def query_chunk(self) -> int:
         return 4096
 
-    def gen_feat(self, inp: Tensor) -> Tensor:
-        """inp (B, 3, H, W) -> (B, 3 * (HIDDEN + 1), H, W): per code and colour, what each hidden
-        unit's filter makes of the code's neighbourhood, and last what the bias filter makes."""
-        return self.project(self.encoder(channels_last(inp)))
+    def project(self, maps: Features, target: Target | None = None) -> Tensor:
+        """The encoder's output (B, c, H, W) -> (B, 3 * (HIDDEN + 1), H, W).
 
-    def project(self, feat: Tensor) -> Tensor:
-        """The encoder's output (B, c, H, W) -> what `gen_feat` returns; narrower to keep."""
+        Per code and colour, what each hidden unit's filter makes of the code's neighbourhood, and
+        last what the bias filter makes.
+        """
+        assert isinstance(maps, Tensor)
         last = self.imnet.linears[1]
         # (c * 9 * 3, HIDDEN + 1) -> (3, HIDDEN + 1, c, 3, 3)
         filters = torch.cat([last.weight, last.bias[:, None]], dim=1)
         filters = filters.view(-1, 3, 3, 3, HIDDEN + 1).permute(3, 4, 0, 1, 2)
-        return channels_last(F.conv2d(feat, filters.flatten(0, 1), padding=1))
+        return channels_last(F.conv2d(maps, filters.flatten(0, 1), padding=1))
 
     def query_rgb(
         self,
-        feat: Tensor,
+        feat: Features,
         coord: Tensor,
         cell: Tensor | None = None,
         *,
         size: tuple[int, int] | None = None,
         origin: tuple[int, int] = (0, 0),
     ) -> Tensor:
-        """The picture's values at any places; arguments and result as LIIF's; cell is needed."""
+        """The picture's values at any places; cell is needed."""
+        assert isinstance(feat, Tensor)
         if cell is None:
             raise ValueError("cell: needed by Meta-SR")
         batch, channels, height, width = feat.shape
@@ -96,7 +88,3 @@ class MetaSR(nn.Module):
             filtered = table.index_select(0, index.flatten()).view(-1, 3, channels // 3)
             rgb = torch.bmm(filtered.float(), hidden.unsqueeze(-1))
         return rgb.view(batch, -1, 3)
-
-    def forward(self, inp: Tensor, coord: Tensor, cell: Tensor | None = None) -> Tensor:
-        """inp (B, 3, H, W), coord and cell (B, Q, 2) -> (B, Q, 3)."""
-        return self.query_rgb(self.gen_feat(inp), coord, cell)

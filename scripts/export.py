@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from engine.runtime import Parser, run_script
 from engine.weights.checkpoint import write_whole
 from engine.weights.pretrained import import_optional, load_model, load_with_spec, write_safetensors
+from models.protocol import Features, implicit
 from utils import ConfigError, DataError, make_coord
 
 TOLERANCE = 1e-5
@@ -43,10 +44,10 @@ class Encoder(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = implicit(model)
 
-    def forward(self, inp: Tensor) -> Tensor:
-        return cast(Callable[[Tensor], Tensor], self.model.gen_feat)(inp)
+    def forward(self, inp: Tensor) -> Features:
+        return self.model.gen_feat(inp)
 
 
 class Decoder(nn.Module):
@@ -54,10 +55,10 @@ class Decoder(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = implicit(model)
 
-    def forward(self, feat: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        return cast(Callable[..., Tensor], self.model.query_rgb)(feat, coord, cell)
+    def forward(self, feat: Features, coord: Tensor, cell: Tensor) -> Tensor:
+        return self.model.query_rgb(feat, coord, cell)
 
 
 def write_onnx(model: nn.Module, folder: Path) -> None:

@@ -95,18 +95,18 @@ def in_validation(epoch: int, batch: int, action: str = "SIGKILL") -> None:
 
 
 def at_step(step: int, action: str = "SIGKILL", rank: int | None = None) -> None:
-    """In the forward pass of a step of this sitting, counted from 1; on one process or on all."""
+    """At the beginning of a step of this session, counted from 1; on one process or on all."""
     from engine.train import loop
 
-    real, seen = loop.backward, [0]
+    real, seen = loop.train_step, [0]
 
-    def backward(run: Any, *rest: Any) -> Any:
+    def train_step(run: Any, batch: Any) -> None:
         seen[0] += 1
         if seen[0] == step and rank in (None, run.processes.rank):
             signal_self(action)
-        return real(run, *rest)
+        real(run, batch)
 
-    loop.backward = backward  # type: ignore[assignment]
+    loop.train_step = train_step
 
 
 def after_losses(number: int) -> None:
@@ -125,19 +125,19 @@ def after_losses(number: int) -> None:
 
 
 def lost_worker(step: int) -> None:
-    """A loader process is killed in the forward pass of a step, as by a machine out of memory."""
+    """A loader process is killed at the beginning of a step, as by a machine out of memory."""
     from engine.train import loop
 
-    real, seen = loop.backward, [0]
+    real, seen = loop.train_step, [0]
 
-    def backward(run: Any, *rest: Any) -> Any:
+    def train_step(run: Any, batch: Any) -> None:
         seen[0] += 1
         if seen[0] == step:
             os.kill(run.train_data.loader._iterator._workers[0].pid, signal.SIGKILL)
             time.sleep(0.1)  # a handler of its end would come now, inside the step
-        return real(run, *rest)
+        real(run, batch)
 
-    loop.backward = backward  # type: ignore[assignment]
+    loop.train_step = train_step
 
 
 def stuck_after_signal() -> None:
@@ -161,18 +161,18 @@ def non_finite(step: int, what: str) -> None:
 
     from engine.train import loop
 
-    real, seen = loop.backward, [0]
+    real, seen = loop.train_step, [0]
 
-    def backward(run: Any, batch: Any, items: int) -> Any:
+    def train_step(run: Any, batch: Any) -> None:
         seen[0] += 1
         if seen[0] == step and what == "loss":
             batch["gt"][0, 0, 0] = float("inf")
-        loss = real(run, batch, items)
         if seen[0] == step and what == "gradient":
-            list(run.state.model.parameters())[-1].grad[0] = torch.nan
-        return loss
+            weight = list(run.state.model.parameters())[-1]
+            weight.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+        real(run, batch)
 
-    loop.backward = backward
+    loop.train_step = train_step
 
 
 FAULTS: dict[str, Callable[..., None]] = {

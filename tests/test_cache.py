@@ -62,7 +62,7 @@ def test_written_once_beside_the_folder(folder: Path, capfd: pytest.CaptureFixtu
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert file.stat().st_ino == before.st_ino
     assert capfd.readouterr().err == ""
-    cache = dataset.cache
+    cache = dataset.caches[0]
     assert isinstance(cache, MappedCache)
     assert not dataset.pixels(0)[0].flags.owndata
     with pytest.raises(ValueError, match="read-only"):
@@ -216,7 +216,7 @@ def test_a_whole_cache_is_used_where_nothing_can_be_written(folder: Path) -> Non
 
 def build_and_report(folder: str, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     dataset = ImageFolder(folder, cache="bin")
-    cache = dataset.cache
+    cache = dataset.caches[0]
     assert isinstance(cache, MappedCache)
     queue.put((cache.file.stat().st_ino, [int(dataset.pixels(i)[0].sum()) for i in range(3)]))
 

@@ -110,6 +110,130 @@ def test_mistakes_between_values_are_named_beside_others() -> None:
     assert message.startswith("configuration: 3 problems")
 
 
+OTHERS = "lr_schedule={name: cosine, min_lr: 1}"
+SAMPLED = f"val_dataset={json.dumps(DATA)}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["optimizer={name: adam}"], ["optimizer.args.lr: missing; allowed: a number above 0"]),
+        (
+            ["optimizer={name: adam, lr: 1}"],
+            [
+                "optimizer.lr: unknown key 'lr'; allowed: name, args",
+                "optimizer.args.lr: missing; allowed: a number above 0",
+            ],
+        ),
+        (
+            ["optimizer.args=3"],
+            ["optimizer.args: 3 given; allowed: keys with values"],
+        ),
+        (
+            ["optimizer.args.lr=0", OTHERS],
+            [
+                "optimizer.args.lr: 0 given; allowed: a number above 0",
+                "lr_schedule.min_lr: 1 given; allowed: up to the optimiser's rate 0",
+            ],
+        ),
+        (
+            ["optimizer.args.lr=fast", OTHERS, "accumulate=3"],
+            [
+                "optimizer.args.lr: 'fast' given; allowed: a number above 0",
+                "accumulate: 3 given; allowed: divisors of the batch size 2",
+            ],
+        ),
+        (
+            ["optimizer.args.betas=[0.9, 1]", OTHERS],
+            [
+                "optimizer.args.betas[1]: 1 given; allowed: a number of at least 0 and below 1",
+                "lr_schedule.min_lr: 1 given; allowed: up to the optimiser's rate 0.0001",
+            ],
+        ),
+        (
+            ["optimizer={name: sgd, args: {lr: x, nesterov: true, momentum: 0}}"],
+            [
+                "optimizer.args.lr: 'x' given; allowed: a number above 0",
+                "optimizer.args.nesterov: true given; allowed: with a momentum above 0 and a "
+                "dampening of 0",
+            ],
+        ),
+        (
+            ["optimizer={name: sgd, args: {lr: 1, nesterov: true, momentum: x}}"],
+            ["optimizer.args.momentum: 'x' given; allowed: a number of at least 0"],
+        ),
+        (
+            ["train_dataset.dataset.name=folder", "accumulate=3"],
+            [
+                "train_dataset.dataset.name: unknown data set 'folder' (did you mean "
+                "'image-folder'?)",
+                "accumulate: 3 given; allowed: divisors of the batch size 2",
+            ],
+        ),
+        (
+            ["train_dataset=3", "accumulate=3", OTHERS],
+            [
+                "train_dataset: 3 given; allowed: keys with values",
+                "lr_schedule.min_lr: 1 given; allowed: up to the optimiser's rate 0.0001",
+            ],
+        ),
+        (
+            ["accumulate=0", OTHERS],
+            [
+                "accumulate: 0 given; allowed: an integer of at least 1",
+                "lr_schedule.min_lr: 1 given; allowed: up to the optimiser's rate 0.0001",
+            ],
+        ),
+        (
+            ["multi_step_lr={milestones: [4, -2], gamma: 0}", "lr_schedule={name: cosine}"],
+            [
+                "multi_step_lr.milestones[1]: -2 given; allowed: an integer of at least 1",
+                "multi_step_lr.gamma: 0 given; allowed: a number above 0",
+                "multi_step_lr.milestones: [4, -2] given; allowed: epochs in rising order",
+                "lr_schedule: given beside multi_step_lr; allowed: one of the two",
+            ],
+        ),
+        (
+            ["data_norm.inp={sub: [x], div: [0, 1]}"],
+            [
+                "data_norm.inp.sub[0]: 'x' given; allowed: a number",
+                "data_norm.inp.div: [0, 1] given; allowed: 1 or 3 numbers",
+                "data_norm.inp.div: [0, 1] given; allowed: numbers other than 0",
+            ],
+        ),
+        (
+            [SAMPLED, "eval_type=div2k-4", "val_dataset.wrapper.args.scale_max=x", "eval_bsize=0"],
+            [
+                "val_dataset.wrapper.args.scale_max: 'x' given",
+                "eval_bsize: 0 given; allowed: an integer of at least 1 or none",
+                "val_dataset.wrapper.args.sample_q: 16 given beside eval_type 'div2k-4'",
+            ],
+        ),
+        (
+            ["train_dataset.wrapper.args={inp_size: x, scale_min: 3, scale_max: 2}"],
+            [
+                "train_dataset.wrapper.args.inp_size: 'x' given",
+                "train_dataset.wrapper.args.scale_min: 3 given; allowed: at most scale_max, 2",
+            ],
+        ),
+        (
+            ["train_dataset.wrapper.args={scale_min: x, scale_max: 2}"],
+            ["train_dataset.wrapper.args.scale_min: 'x' given"],
+        ),
+    ],
+)
+def test_what_can_be_told_is_told_at_once(overrides: list[str], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_train_config(TRAIN, overrides)
+    text = str(caught.value).removeprefix("configuration: ")
+    told = text.split("\n  ")[1:] if "\n" in text else [text]
+    assert len(told) == len(expected), text
+    for line, start in zip(told, expected, strict=True):
+        assert line.startswith(start), text
+    assert "typing" not in text
+    assert "<class" not in text
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

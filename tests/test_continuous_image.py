@@ -14,19 +14,9 @@ from torch import Tensor, nn
 
 import models
 import utils
-from engine.render import ContinuousImage
-from engine.render.features import FeatureSource, PixelSource, encode_whole, make_source, to_network
-from engine.render.tiling import (
-    BAND,
-    WINDOW,
-    Grid,
-    chunks,
-    codes_around,
-    make_plan,
-    pixels_around,
-    positions,
-    render_bands,
-)
+from engine.render import ContinuousImage, continuous_image
+from engine.render.pixels import to_network
+from engine.render.tiling import BAND, WINDOW, Grid, Layout, chunks, divide, make_plan, positions
 from utils import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -98,8 +88,12 @@ def in_one_piece(model: nn.Module, pixels: np.ndarray, height: int, width: int) 
 def tiled(
     model: nn.Module, pixels: np.ndarray, grid: Grid, tile: int, precision: str = "fp32"
 ) -> np.ndarray:
-    source = make_source(model, pixels, CPU, precision)
-    return np.concatenate([*render_bands(source, grid, np.float32, precision, tile)])
+    """Rendered in tiles of about `tile` pixels of the photograph, each encoded on its own."""
+    image = ContinuousImage.represent(pixels, model, precision=precision, keep_features=False)
+    count = [-(-length // tile) for length in image.size]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continuous_image, "make_plan", lambda *_: divide(grid, *count))
+        return np.concatenate([*image.bands(grid)])
 
 
 sizes = st.tuples(st.integers(1, 26), st.integers(1, 26))
@@ -140,11 +134,9 @@ def test_tiles_agree_for_rdn() -> None:
     assert model.halo is not None
     size = (2 * model.halo + 40, 3)  # long enough for windows that see neither end
     pixels = picture(*size)
-    source = PixelSource(model, pixels, CPU)
     grid = Grid(size, round(1.3 * size[0]), 5)
-    windows = [
-        pixels_around(source, 0, codes_around(source, grid, 0, (r, r + 1))) for r in (0, 195)
-    ]
+    layout = Layout(size, 1, model.reach, model.halo)
+    windows = [layout.pixels(0, layout.window_of(grid, 0, (row, row + 1))) for row in (0, 195)]
     assert all(high - low < size[0] for low, high in windows)
     result = tiled(model, pixels, grid, tile=12)
     np.testing.assert_allclose(result, in_one_piece(model, pixels, grid.height, 5), atol=1e-5)
@@ -152,18 +144,14 @@ def test_tiles_agree_for_rdn() -> None:
 
 def test_a_smaller_halo_would_be_seen() -> None:
     """The exactness above is the halo's doing, not that of a picture that forgives everything."""
-    model = MODELS["liif-111"]
+    model = make_model(SPECS["liif-111"])
     pixels = picture(26, 26)
-    source = PixelSource(model, pixels, CPU)
-    source.margin = source.margin - 3
-    result = np.concatenate([*render_bands(source, Grid((26, 26), 52, 52), np.float32, tile=4)])
-    assert np.abs(result - in_one_piece(model, pixels, 52, 52)).max() > 1e-4
-
-
-def test_global_pooling_is_said_and_encoded_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    source = make_source(MODELS["liif-rcan"], picture(9, 7), CPU, "fp32")
-    assert isinstance(source, FeatureSource)
-    assert "global pooling" in capsys.readouterr().err
+    expected = in_one_piece(model, pixels, 52, 52)
+    halo, reach = model.halo, model.reach
+    for changes in ({"halo": halo - 3}, {"reach": reach - 3}):
+        vars(model).update({"halo": halo, "reach": reach, **changes})
+        result = tiled(model, pixels, Grid((26, 26), 52, 52), tile=4)
+        assert np.abs(result - expected).max() > 1e-4
 
 
 @pytest.mark.usefixtures("bf16")
@@ -180,8 +168,8 @@ def test_whole_numbers_are_rounded_over_their_range() -> None:
     grid = Grid((8, 9), 20, 21)
     floats = tiled(model, pixels, grid, tile=50)
     for dtype, top in ((np.uint8, 255), (np.uint16, 65535)):
-        source = PixelSource(model, pixels, CPU)
-        rounded = np.concatenate([*render_bands(source, grid, dtype)])
+        image = ContinuousImage.represent(pixels, model, keep_features=False)
+        rounded = np.concatenate([*image.bands(grid, dtype)])
         assert rounded.dtype == dtype
         assert np.abs(rounded - floats.astype(np.float64) * top).max() <= 0.5 + 1e-4 * top / 255
 
@@ -204,23 +192,21 @@ def test_photographs_of_16_bits_and_of_floats_mean_the_same() -> None:
     height=st.integers(1, 5000),
     width=st.integers(1, 5000),
     scale=st.floats(0.05, 30),
-    blocks_fit=st.booleans(),
+    tiles_fit=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 def test_plans_cover_every_pixel_within_the_budget(
-    height: int, width: int, scale: float, blocks_fit: bool
+    height: int, width: int, scale: float, tiles_fit: bool
 ) -> None:
     model = MODELS["liif-111"]
-    source = FeatureSource(model, torch.empty(1, 4, 1, 1), (height, width))
-    if not blocks_fit:
-        source.margin = 40
-    grid = Grid(source.size, max(1, round(height * scale)), max(1, round(width * scale)))
-    plan = make_plan(source, grid, 3)
-    for length, spans in ((grid.height, plan.bands), (grid.width, plan.blocks)):
+    layout = Layout((height, width), 1, model.reach, 0 if tiles_fit else 40)
+    grid = Grid(layout.size, max(1, round(height * scale)), max(1, round(width * scale)))
+    plan = make_plan(layout, grid, 3)
+    for length, spans in ((grid.height, plan.bands), (grid.width, plan.tiles)):
         assert [*itertools.chain(*(range(*span) for span in spans))] == [*range(length)]
     most = []
-    for axis, spans in ((0, plan.bands), (1, plan.blocks)):
-        reads = [pixels_around(source, axis, codes_around(source, grid, axis, s)) for s in spans]
+    for axis, spans in ((0, plan.bands), (1, plan.tiles)):
+        reads = [layout.pixels(axis, layout.window_of(grid, axis, span)) for span in spans]
         most.append(max(high - low for low, high in reads))
     assert most[0] * most[1] <= WINDOW
     rows = max(bottom - top for top, bottom in plan.bands)
@@ -330,7 +316,7 @@ def test_places_broadcast_and_may_come_in_any_order() -> None:
 def test_places_come_out_right_when_they_need_several_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.render.continuous_image.WINDOW", 60)
+    monkeypatch.setattr("engine.render.tiling.WINDOW", 60)
     image = ContinuousImage.represent(picture(40, 15), MODELS["liif-111"])
     coord = utils.make_coord((80, 20), flatten=False)[torch.randperm(80)]
     colours = image.image(coord[..., 0], coord[..., 1], cell=(2 / 80, 2 / 20))
@@ -342,10 +328,10 @@ def test_places_come_out_right_when_they_need_several_windows(
 
 def test_encoding_in_windows_is_encoding_at_once() -> None:
     model, pixels = MODELS["liif-111"], picture(600, 9)
-    features = encode_whole(model, pixels, CPU, "fp32")
+    image = ContinuousImage.represent(pixels, model)
     with torch.inference_mode():
-        expected = model.encoder(to_network(pixels))  # type: ignore[operator]
-    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+        expected = model.encoder(to_network(pixels))
+    torch.testing.assert_close(image._source.kept, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float", "tensor", "grey", "alpha"])

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import datasets
-from datasets.image_folder import ImageFolder, PairedImageFolders, sort_names
+from datasets.image_folder import ImageFolder, PairedImageFolders
 from datasets.images import read_rgb, write_rgb
-from utils import ConfigError, DataError
+from datasets.listing import list_pictures, match_pairs, sort_names
+from utils import ConfigError, DataError, natural_key
 
 CACHES = ["none", "in_memory", "bin"]
 
@@ -90,8 +95,8 @@ def test_split_file(tmp_path: Path, cache: str) -> None:
     args = {"root_path": str(folder), "split_file": str(split), "cache": cache}
     train = ImageFolder(**args, split_key="train")
     val = ImageFolder(**args, split_key="val")
-    assert [path.name for path in train.paths] == ["1.png", "4.png"]
-    assert [path.name for path in val.paths] == ["3.png"]
+    assert [path.name for path in train.paths[0]] == ["1.png", "4.png"]
+    assert [path.name for path in val.paths[0]] == ["3.png"]
     assert np.array_equal(train.pixels(1)[0], noise(9, 12, seed=3))
     assert np.array_equal(val.pixels(0)[0], noise(9, 12, seed=2))
 
@@ -145,19 +150,63 @@ def test_folders_that_are_no_folders_of_images(tmp_path: Path, cache: str) -> No
     assert "not a folder" in failure(root_path=str(file), cache=cache)
 
 
+def test_what_other_systems_leave_in_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hidden files and folders go in silence, others in one line; pictures stay by content."""
+    folder = make_folder(tmp_path / "a", ["1.png", "2.PNG", "3.png"])
+    for name in ("._1.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.png", "__MACOSX"):
+        (folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    (folder / "album.png").mkdir()
+    (folder / "album").mkdir()
+    (folder / "3.png").rename(folder / "without-ending")
+    assert list_pictures(folder) == ["1.png", "2.PNG", "without-ending"]
+    assert capsys.readouterr().err == ""
+    (folder / "readme.txt").write_text("no picture")
+    (folder / "notes").write_text("")
+    os.mkfifo(folder / "pipe.png")
+    assert len(ImageFolder(str(folder))) == 3
+    line = f"{folder}: 3 of 6 files left out, for they are no images (the first: 'notes')\n"
+    assert capsys.readouterr().err == line
+    (folder / "2.PNG").write_text("text")
+    assert f"{folder / '2.PNG'}: no image" in failure(root_path=str(folder))
+
+
 @pytest.mark.parametrize("cache", CACHES)
-def test_files_that_are_no_images(tmp_path: Path, cache: str) -> None:
-    folder = make_folder(tmp_path / "a", ["1.png", "2.png"])
-    (folder / ".hidden").write_text("passed over")
-    (folder / "desktop.ini").write_text("passed over")
-    assert len(ImageFolder(str(folder), cache=cache)) == 2  # type: ignore[arg-type]
-    (folder / "readme.txt").write_text("not passed over")
-    assert f"{folder / 'readme.txt'}: no image" in failure(root_path=str(folder), cache=cache)
-    (folder / "readme.txt").unlink()
-    (folder / "without-suffix").write_bytes((folder / "1.png").read_bytes())
-    assert len(ImageFolder(str(folder), cache=cache)) == 3  # type: ignore[arg-type]
-    (folder / "2.png").write_text("text")
-    assert f"{folder / '2.png'}: no image" in failure(root_path=str(folder), cache=cache)
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.png", "写真".encode("shift_jis") + b".png", b"x" * 251 + b".png"]
+)
+def test_every_name_that_a_file_can_have(tmp_path: Path, cache: str, name: bytes) -> None:
+    folder = make_folder(tmp_path / os.fsdecode(name[:200]), ["ok.png"])
+    (folder / "ok.png").rename(folder / os.fsdecode(name))
+    dataset = ImageFolder(str(folder), cache=cache)  # type: ignore[arg-type]
+    assert np.array_equal(dataset.pixels(0)[0], noise(9, 12))
+    assert os.fsencode(Path(dataset.names(0)[0]).name) == name
+
+
+def test_links_that_lead_to_themselves(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a", ["1.png"])
+    (folder / "2.png").symlink_to("2.png")
+    (folder / "3.png").symlink_to("gone.png")
+    (folder / "4.png").symlink_to("1.png")
+    (folder / "5.txt").symlink_to("5.txt")
+    dataset = ImageFolder(str(folder))
+    assert [Path(dataset.names(i)[0]).name for i in range(4)] == [f"{i}.png" for i in (1, 2, 3, 4)]
+    assert np.array_equal(dataset.pixels(3)[0], noise(9, 12))
+    for index, words in ((1, "(?i)2.png: .*symbolic link"), (2, "(?i)3.png: .*no such file")):
+        with pytest.raises(DataError, match=words):
+            dataset.pixels(index)
+    (tmp_path / "loop").symlink_to("loop")
+    assert "symbolic link" in failure(root_path=str(tmp_path / "loop"))
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_folder(tmp_path / "a", ["1.png", "2.png"])
+    (tmp_path / "split.json").write_text('{"val": ["2.png"]}')
+    dataset = ImageFolder("~/a", "~/split.json", "val")
+    assert dataset.names(0) == (str(tmp_path / "a/2.png"),)
+    assert "nobody-of-this-name" in failure(root_path="~nobody-of-this-name/a")
 
 
 @pytest.mark.parametrize("cache", CACHES)
@@ -172,6 +221,109 @@ def test_a_truncated_image_is_named_and_the_others_stay_usable(
     with pytest.raises(DataError, match=f"1{suffix}: damaged"):
         dataset[1]
     assert dataset[0].shape == dataset[2].shape == (3, 40, 40)
+
+
+WORDS = st.text("abcdefghij", min_size=1, max_size=5)
+NUMBERS = st.integers(0, 9999).map(str)
+"""Own names, such as "baby", "img_001", "Canon-12-b": what two folders have in common."""
+OWN_NAMES = st.lists(
+    st.lists(WORDS | NUMBERS, min_size=1, max_size=3).map("_".join),
+    min_size=2,
+    max_size=7,
+    unique_by=lambda name: tuple(natural_key(name.replace("_", "-"))),
+)
+"""What the folders make of a name: high resolution, low resolution."""
+SCHEMES = {
+    "equal": ("{}.png", "{}.png"),
+    "DIV2K": ("{}.png", "{}x2.png"),
+    "DIV2K mild": ("{}.png", "{}x4m.png"),
+    "a scale that is no whole number": ("{}.tif", "{}x2.5.png"),
+    "Huang": ("{}_SRF_2_HR.png", "{}_SRF_2_LR.png"),
+    "Huang's beside the originals": ("{}.png", "{}_SRF_4_LR.png"),
+    "RealSR": ("{}_HR.png", "{}_LR4.png"),
+    "RCAN": ("{}_HR_x2.png", "{}_LRBI_x2.png"),
+    "KAIR": ("{}.bmp", "{}_LR.PNG"),
+    "prefixes": ("HR_{}.png", "LR_{}.png"),
+    "own words": ("{}_large.jpg", "thumbnail-of-{}-small.png"),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(names=OWN_NAMES, upper=st.booleans(), randomness=st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_pairs_of_the_naming_schemes_that_circulate(
+    scheme: str, names: list[str], upper: bool, randomness: random.Random
+) -> None:
+    high, low = (
+        [Path(folder, form.format(name)) for name in names]
+        for folder, form in zip(("HR", "LR"), SCHEMES[scheme], strict=True)
+    )
+    if upper:
+        low = [path.with_name(path.name.upper()) for path in low]
+    partner = dict(zip(high, low, strict=True))
+    randomness.shuffle(low)
+    assert match_pairs(low, high) == [partner[path] for path in high]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(names=OWN_NAMES, data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_folders_that_lost_different_pictures_are_no_pairs(
+    scheme: str, names: list[str], data: st.DataObject
+) -> None:
+    numbered = [f"{name}_{number}" for number, name in enumerate(names)]
+    first, second = data.draw(st.permutations(range(len(names))))[:2]
+    high = [Path("HR", SCHEMES[scheme][0].format(n)) for n in numbered if n != numbered[first]]
+    low = [Path("LR", SCHEMES[scheme][1].format(n)) for n in numbered if n != numbered[second]]
+    with pytest.raises(DataError, match="no pair by their names"):
+        match_pairs(low, high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "first"),
+    [
+        (["0001x2", "0003x2", "0004x2"], ["0001", "0002", "0004"], ("0003x2", "0002")),
+        (["0002x2", "0003x2", "0004x2"], ["0001", "0002", "0003"], ("0002x2", "0001")),
+        (["0011", "0012"], ["0001", "0002"], ("0011", "0001")),
+        (["img_11_LR", "img_12_LR"], ["img_1_HR", "img_2_HR"], ("img_11_LR", "img_1_HR")),
+        (["bat", "bar"], ["cat", "car"], ("bar", "car")),
+        (["babyx2"], ["butterfly"], ("babyx2", "butterfly")),
+        (["birdx2", "fishx3"], ["bird", "fish"], ("birdx2", "bird")),
+    ],
+)
+def test_the_first_names_that_differ_are_named(
+    low: list[str], high: list[str], first: tuple[str, str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        match_pairs([Path("L", f"{n}.png") for n in low], [Path("H", f"{n}.png") for n in high])
+    said = "L/{}.png and H/{}.png: no pair by their names; allowed:".format(*first)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (["babyx2"], ["baby"]),
+        (["img_001_SRF_2_LR"], ["img_001_SRF_2_HR"]),
+        (["LR_baby"], ["HR_baby"]),
+        (["a_small", "a_b_small"], ["a", "a_b"]),  # in another order by themselves
+        (["x9x2", "x10x2"], ["x9", "x10"]),
+        (["1", "2"], ["0001", "0002"]),
+        (["baboon", "zebra"], ["Baboon", "ZEBRA"]),
+        (["cafe\u0301_LR", "the_LR"], ["caf\u00e9", "the"]),  # as macOS and others write it
+        (["ppt3x4", "comicx4"], ["ppt3", "comic"]),
+    ],
+)
+def test_pairs_of_few(low: list[str], high: list[str]) -> None:
+    paths = [Path("L", f"{n}.png") for n in low]
+    assert match_pairs(paths[::-1], [Path("H", f"{n}.bmp") for n in high]) == paths
+
+
+def test_names_that_do_not_correspond_are_refused_in_a_data_set(tmp_path: Path) -> None:
+    low = make_folder(tmp_path / "low", [f"{n:04}x2.png" for n in (2, 3, 4, 5)], (4, 5))
+    high = make_folder(tmp_path / "high", [f"{n:04}.png" for n in (1, 2, 3, 4)], (8, 10))
+    message = failure(root_path_1=str(low), root_path_2=str(high))
+    assert message.startswith(f"{low / '0002x2.png'} and {high / '0001.png'}: no pair")
 
 
 def test_different_numbers_of_files(tmp_path: Path) -> None:

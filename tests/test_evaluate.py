@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from datasets.images import write_rgb
 from engine.config import DataNorm, Norm, TestConfig, read_test_config
 from engine.distributed import Processes
-from engine.evaluate.evaluate import Evaluation, enlarge_picture, evaluate, from_uint8, predict
+from engine.evaluate.evaluate import Evaluation, evaluate, from_uint8, predict
 from engine.evaluate.test_config import TestSettings, make_wrapper, run_test
+from engine.render import render_once
 from engine.runtime import has_bf16
 from engine.weights.checkpoint import load_model
 from tests.small import HALF, downsampled, photograph, psnr_by_hand, render_by_hand, small_model
@@ -92,9 +93,9 @@ def test_precision_reaches_the_model(precision: str) -> None:
     model, batch = small_model(), sampled_batch(1, 200)
     with torch.no_grad():
         exact = model((batch["inp"] - 0.5) / 0.5, batch["coord"], batch["cell"]) * 0.5 + 0.5
-    picture = from_uint8(photograph(12, 10))
-    result = enlarge_picture(model, picture, (30, 22), NORM, precision=precision)
-    reference = enlarge_picture(model, picture, (30, 22), NORM)
+    picture = photograph(12, 10)
+    result = render_once(picture, model, (30, 22), precision=precision)
+    reference = render_once(picture, model, (30, 22))
     difference = (result - reference).abs().max().item()
     assert exact.std() > 0.05
     assert result.dtype == torch.float32
@@ -157,11 +158,9 @@ def test_self_ensemble_is_the_mean_of_eight_turned_pictures() -> None:
             picture = colours[0].double().t().reshape(3, *size)
             total += (picture.transpose(1, 2) if transpose else picture).flip(axes)
     expected = (total / 8 * 0.5 + 0.5).clamp(0, 1)
-    result = enlarge_picture(
-        model, from_uint8(low), (height, width), NORM, self_ensemble=True, eval_bsize=100
-    )
+    result = render_once(low, model, (height, width), self_ensemble=True, eval_bsize=100)
     assert (result - expected).abs().max() < 1e-5
-    plain = enlarge_picture(model, from_uint8(low), (height, width), NORM)
+    plain = render_once(low, model, (height, width))
     assert (result - plain).abs().max() > 1e-3
 
 

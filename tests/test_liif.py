@@ -142,7 +142,10 @@ def test_results_are_those_of_the_plain_computation(problem: tuple[dict[str, Any
     spec, batch = problem
     model, oracle = pair(spec)
     with torch.no_grad():
-        assert error(model(*batch), oracle(*batch)) < 1e-5
+        expected = oracle(*batch)
+        # Of the picture's largest value: Meta-SR's reach 35, and small ones are sums of such.
+        size = expected.abs().max().clamp(min=1)
+        assert error(model(*batch) / size, expected / size) < 1e-5
 
 
 @given(problems())
@@ -193,12 +196,12 @@ def test_decoding_at_once_and_in_blocks_agree(
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_window_of_the_features_gives_the_same_values(data: st.DataObject) -> None:
-    """Queries inside a window, answered from its codes and `reach` more on each side."""
+    """Queries in a window, from its codes and `reach` more on each side, cut before `project`."""
     spec, (inp, _, _) = data.draw(problems())
     model = fill_weights(models.make(spec))
     with torch.no_grad():
-        feat = model.gen_feat(inp)
-    height, width = feat.shape[-2:]
+        maps = model.encode(inp)
+    height, width = maps.shape[-2:]
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     bottom = data.draw(st.integers(top + 1, height))
     right = data.draw(st.integers(left + 1, width))
@@ -209,11 +212,15 @@ def test_window_of_the_features_gives_the_same_values(data: st.DataObject) -> No
     coord = coord.expand(inp.shape[0], -1, 2)
     cell = torch.tensor([2 / (height * fine_y), 2 / (width * fine_x)]).expand_as(coord)
     first_row, first_column = max(top - model.reach, 0), max(left - model.reach, 0)
-    window = feat[..., first_row : bottom + model.reach, first_column : right + model.reach]
+    window = maps[..., first_row : bottom + model.reach, first_column : right + model.reach]
     with torch.no_grad():
-        whole = model.query_rgb(feat, coord, cell)
+        whole = model.query_rgb(model.project(maps), coord, cell)
         part = model.query_rgb(
-            window, coord, cell, size=(height, width), origin=(first_row, first_column)
+            model.project(window),
+            coord,
+            cell,
+            size=(height, width),
+            origin=(first_row, first_column),
         )
     assert error(part, whole) < 1e-6
 

@@ -32,9 +32,8 @@ from engine.evaluate.panels import (
     training_panel,
     with_resizers,
 )
-from engine.evaluate.suite_data import Held
 from engine.evaluate.suite_figures import SuitePictures, file_part, save_picture
-from engine.train.monitor import Board
+from engine.train.monitor import TensorBoardWriter
 from tests.small import photograph, run, small_model, write_benchmark
 from utils import DataError
 
@@ -208,12 +207,25 @@ def test_names_of_files_are_plain() -> None:
     assert file_part("***") == "unnamed"
 
 
+class Held:
+    """A data set of one item whose pictures are in memory already."""
+
+    def __init__(self, *pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return 1
+
+    def pixels(self, index: int) -> tuple[np.ndarray, ...]:
+        return self.pictures
+
+
 def wrapper_of(paired: bool) -> Any:
     truth = photograph(70, 90)
     if paired:
         low = resize_pil(truth, (35, 45))
-        return SRImplicitPaired(Held((low, truth), ("low.png", "a.png")), inp_size=10)
-    return SRImplicitDownsampled(Held((truth,), ("a.png",)), inp_size=10, sample_q=20)
+        return SRImplicitPaired(Held(low, truth), inp_size=10)
+    return SRImplicitDownsampled(Held(truth), inp_size=10, sample_q=20)
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -233,9 +245,9 @@ def test_training_gets_the_same_panel_of_the_same_pictures(paired: bool) -> None
 def test_tensorboard_gets_the_panel_and_texts(tmp_path: Path) -> None:
     panel = training_panel(small_model(), wrapper_of(False), NORM, device=torch.device("cpu"))
     assert panel is not None
-    board = Board(tmp_path, 1)
-    board.add_picture(3, "val/panel", panel)
-    board.add_text(0, "config", "a: 1\nb: 2")
+    writer = TensorBoardWriter(tmp_path, 1)
+    writer.picture(3, "val/panel", panel)
+    writer.text(0, "config", "a: 1\nb: 2")
     (path,) = tmp_path.iterdir()
     data, found = path.read_bytes(), {}
     while data:  # length, its checksum, the event, its checksum

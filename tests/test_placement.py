@@ -124,7 +124,7 @@ def test_model_stays_on_the_device_of_its_inputs(
 def test_loss_of_training_stays_on_the_device(
     case: str, numbers: list[float], precision: torch.dtype, fake_cuda: FakeTensorMode
 ) -> None:
-    """As `engine.train.loop.backward` computes it, of what the loader gives."""
+    """As `engine.train.loop.train_step` computes it, of what the loader gives."""
     norm = Norm(sub=numbers, div=numbers)
     name, args = CASES[case]
     with torch.device("cuda"):

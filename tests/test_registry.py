@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry import Above, AtLeast, Registry, SpecOf, read_value
+from registry import Above, AtLeast, Below, Registry, SpecOf, read_value
 from utils import ConfigError
 
 shapes = Registry("shape")
@@ -144,6 +144,25 @@ def test_read_dataclass_and_tuple() -> None:
         "table.legs: 2 given; allowed: an integer of at least 3",
         "table.top: [1] given; allowed: a list of 2, each a number",
     ]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (dict, "keys with values"),
+        (dict[str, Any], "keys with values"),
+        (list, "a list"),
+        (list[float], "a list, each a number"),
+        (tuple[int, ...] | None, "a list, each an integer or none"),
+        (Annotated[float, Above(0), Below(1)], "a number above 0 and below 1"),
+        (Annotated[int, "a comment"], "an integer"),
+        (Registry, "a Registry made by code"),
+    ],
+)
+def test_annotations_in_words(annotation: Any, words: str) -> None:
+    problems: list[str] = []
+    read_value(annotation, "x", "key", problems)
+    assert problems == [f"key: 'x' given; allowed: {words}"]
 
 
 json_like = st.recursive(

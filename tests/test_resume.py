@@ -78,7 +78,7 @@ def test_killed_at_a_chosen_moment(
 
 @pytest.mark.slow
 def test_killed_at_random_moments_again_and_again(warm: WarmRuns, folder: Path, root: Path) -> None:
-    """The command itself, killed in four sittings, then left to end.
+    """The command itself, killed in four sessions, then left to end.
 
     It has more to do than can be done in the time that all four together are given.
     """
@@ -88,20 +88,20 @@ def test_killed_at_random_moments_again_and_again(warm: WarmRuns, folder: Path, 
     shutil.rmtree(folder / RUN)
     rng = random.Random(11)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for sitting in range(5):
+    for session in range(5):
         command = [sys.executable, str(root / "train_liif.py"), "--config", "tiny.yaml"]
-        command += ["--resume", "auto", *SAVE, epochs, f"num_workers={sitting % 3}"]
+        command += ["--resume", "auto", *SAVE, epochs, f"num_workers={session % 3}"]
         log = folder / RUN / "log.txt"
         before = log.read_text() if log.exists() else ""
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        if sitting < 4:
+        if session < 4:
             wait_for(lambda log=log, before=before: log.exists() and log.read_text() != before)
             time.sleep(rng.uniform(0, 0.25))
             process.kill()
         output = process.communicate(timeout=240)[0].decode()
-        assert process.returncode == (-signal.SIGKILL if sitting < 4 else 0), output
+        assert process.returncode == (-signal.SIGKILL if session < 4 else 0), output
     assert outcome(folder / RUN) == expected
 
 

@@ -131,7 +131,7 @@ def test_low_resolution_pictures_of_another_number_or_size_are_refused(tmp_path:
     with pytest.raises(DataError, match=r"photo1x2.png: not .*photo1.png at x4"):
         records_of(tmp_path, tmp_path / "r.json", [baseline_method("nearest", CPU)], "4")
     (folder / "LR_bicubic" / "X3" / "photo2x3.png").unlink()
-    with pytest.raises(DataError, match=r"holds 2 pictures and .*HR 3"):
+    with pytest.raises(DataError, match=r"X3 has 2 images and .*HR has 3"):
         Pictures(data, [(3.0, 3.0)], "paper")
 
 

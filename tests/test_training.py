@@ -23,9 +23,9 @@ from engine.config import read_train_config
 from engine.distributed import Processes
 from engine.loader import Batches, make_loader
 from engine.runtime import say
-from engine.train.loop import normalise, train
+from engine.train.loop import log_replaced, normalise, train
 from engine.train.lr_schedule import learning_rate
-from engine.train.monitor import Board, Throughput, first_lines
+from engine.train.monitor import TensorBoardWriter, Throughput
 from engine.train.run import Run
 from engine.train.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
 from engine.train.setup import Options, prepare
@@ -60,8 +60,6 @@ def prepared(
 def trained(place: Path, name: str = "run", **changes: Any) -> dict[str, Any]:
     run = prepared(place, name, **changes)
     train(run)
-    assert run.outputs is not None
-    run.outputs.folder.release()
     return load_checkpoint(place / name / "epoch-last.pth")
 
 
@@ -331,8 +329,8 @@ def test_a_board_that_cannot_be_written_costs_the_curves_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    board = Board(tmp_path / "file" / "tensorboard", 1)
-    board.add(1, {"loss": 1.0})
+    writer = TensorBoardWriter(tmp_path / "file" / "tensorboard", 1)
+    writer.scalars(1, {"loss": 1.0})
     assert "going on without" in capsys.readouterr().err
 
 
@@ -346,14 +344,18 @@ def test_waiting_is_told_from_working() -> None:
     for _ in throughput.timed(slow()):
         time.sleep(0.05)
         throughput.images += 2
-    figures = throughput.figures()
+    figures = throughput.scalars()
     assert 0.3 < figures["waiting"] < 0.7
     assert 5 < figures["images_per_second"] < 20.1
 
 
-def test_many_messages_are_counted() -> None:
-    assert first_lines(["a", "b"]) == "a; b"
-    assert first_lines(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"
+def test_many_messages_are_counted(place: Path) -> None:
+    run = prepared(place)
+    for count, messages in ((2, "abb"), (5, "abcde")):
+        log_replaced(run, 1, "training", count, messages)
+    *_, few, many = (place / "run/log.txt").read_text().splitlines()
+    assert few == "epoch 1: 2 training items replaced for broken photographs: a; b"
+    assert many.endswith("1: 5 training items replaced for broken photographs: a; b; c; and 2 more")
 
 
 @pytest.fixture
@@ -436,7 +438,7 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(
 
 
 def test_what_was_replaced_before_an_interruption_is_still_reported(place: Path) -> None:
-    """All replacements fall before the stop, so that the second sitting meets none itself."""
+    """All replacements fall before the stop, so that the second session meets none itself."""
     run = prepared(place, epoch_max=1, on_bad_image="skip")
     run.state.skipped, run.state.broken = 2, {"pictures/x.png: damaged": None}
     backward_steps = run.state.optimizer.step
@@ -448,8 +450,6 @@ def test_what_was_replaced_before_an_interruption_is_still_reported(place: Path)
     run.state.optimizer.step = stop  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         train(run)
-    assert run.outputs is not None
-    run.outputs.folder.release()
     train(resumed(place, epoch_max=1, on_bad_image="skip"))
     expected = (
         "epoch 1: 2 training items replaced for broken photographs: pictures/x.png: damaged\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ import utils
 from engine.config import DataNorm
 from engine.evaluate.metrics import EvalType, make_measures
 from engine.normalisation import denormalise, normalise
-from engine.render import baselines
+from engine.render import baselines, render_once
 from engine.runtime import autocast
+from models.protocol import ImplicitModel, Target, implicit
 from utils import ConfigError
 
 BATCH_KEYS = ("inp", "coord", "cell", "gt")
@@ -58,9 +60,9 @@ class Evaluation:
         return sum(known) / len(known) if known else None
 
 
-def query_limit(model: nn.Module, pictures: int, eval_bsize: int | None) -> int:
+def query_limit(model: ImplicitModel, pictures: int, eval_bsize: int | None) -> int:
     """Queries of each picture to decode at once: what the model likes best, at most eval_bsize."""
-    suited = max(1, int(getattr(model, "query_chunk", 30000)) // pictures)
+    suited = max(1, model.query_chunk // pictures)
     return suited if eval_bsize is None else min(suited, eval_bsize)
 
 
@@ -88,10 +90,16 @@ def predict(
             predict(model, *turned, eval_bsize=eval_bsize) for turned in turns(inp, coord, cell)
         ]
         return torch.stack(results).mean(0)
-    feat = model.gen_feat(inp)  # type: ignore[operator]
-    limit = query_limit(model, len(inp), eval_bsize)
-    parts = zip(coord.split(limit, dim=1), cell.split(limit, dim=1), strict=True)
-    return torch.cat([model.query_rgb(feat, *part).float() for part in parts], dim=1)  # type: ignore[operator]
+    network, target = implicit(model), Target(cell[:, 0])
+    limit = query_limit(network, len(inp), eval_bsize)
+    chunks = [*zip(coord.split(limit, dim=1), cell.split(limit, dim=1), strict=True)]
+    maps = network.encode(inp)
+    for _ in range(network.passes):
+        feat = network.project(maps, target)
+        total = torch.stack([network.accumulate(feat, *chunk) for chunk in chunks]).sum(0)
+        target = target._replace(means=(*target.means, total / coord.shape[1]))
+    feat = network.project(maps, target)
+    return torch.cat([network.query_rgb(feat, *chunk).float() for chunk in chunks], dim=1)
 
 
 def turns(inp: Tensor, coord: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -107,33 +115,6 @@ def turns(inp: Tensor, coord: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Te
             queries = coord * coord.new_tensor([flip_y, flip_x])
             yield flipped, queries, cell
             yield flipped.transpose(-2, -1), queries.flip(-1), cell.flip(-1)
-
-
-def enlarge_picture(
-    model: nn.Module,
-    picture: Picture,
-    size: tuple[int, int],
-    data_norm: DataNorm,
-    *,
-    eval_bsize: int | None = None,
-    precision: str = "fp32",
-    self_ensemble: bool = False,
-) -> Picture:
-    """A whole picture at another size.
-
-    Args:
-        picture: (3, h, w) in [0, 1], on the model's device.
-        size: (height, width) of the result.
-
-    Returns:
-        (3, height, width) in [0, 1], clamped and not rounded.
-    """
-    coord = utils.make_coord(size).to(picture.device).unsqueeze(0)  # (1, height * width, 2)
-    cell = coord.new_tensor([2 / size[0], 2 / size[1]]).expand_as(coord)
-    inp = normalise(picture.unsqueeze(0), data_norm.inp, 1)
-    with torch.inference_mode(), autocast(picture.device, precision):
-        colours = predict(model, inp, coord, cell, eval_bsize, self_ensemble)
-    return as_pictures(denormalise(colours, data_norm.gt), size)[0]
 
 
 def evaluate(
@@ -173,16 +154,23 @@ def evaluate(
         DataError: a picture smaller than the border that is cut.
     """
 
-    def answer(batch: Batch) -> Tensor:
+    def sampled(batch: Batch) -> Tensor:
         inp = normalise(batch["inp"], data_norm.inp, 1)
-        colours = predict(model, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
+        with torch.inference_mode(), autocast(device, precision):
+            colours = predict(model, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
         return denormalise(colours, data_norm.gt)
+
+    def whole(batch: Batch, size: tuple[int, int]) -> list[Picture]:
+        how: dict[str, Any] = {"precision": precision, "data_norm": data_norm}
+        how |= {"device": device, "eval_bsize": eval_bsize, "self_ensemble": self_ensemble}
+        return [render_once(inp, model, size, **how) for inp in batch["inp"]]
 
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), autocast(device, precision):
-            return _measure(answer, loader, device, eval_type, metrics, pool, progress, on_picture)
+        return _measure(
+            sampled, whole, loader, device, eval_type, metrics, pool, progress, on_picture
+        )
     finally:
         model.train(training)
 
@@ -198,15 +186,14 @@ def evaluate_baseline(
 ) -> Evaluation:
     """Figures of a plain resizer over a loader of whole pictures; otherwise as `evaluate`."""
 
-    def answer(batch: Batch) -> Tensor:
-        size = whole_size(batch)
-        if size is None:
-            raise ConfigError("--baseline: whole pictures needed, but sample_q is given")
-        enlarged = [baselines.enlarge(name, to_uint8(inp), size) for inp in batch["inp"]]
-        return torch.stack([from_uint8(image).flatten(1).t() for image in enlarged])
+    def sampled(batch: Batch) -> Tensor:
+        raise ConfigError("--baseline: whole pictures needed, but sample_q is given")
+
+    def whole(batch: Batch, size: tuple[int, int]) -> list[Picture]:
+        return [from_uint8(baselines.enlarge(name, to_uint8(inp), size)) for inp in batch["inp"]]
 
     device = torch.device("cpu")
-    return _measure(answer, loader, device, eval_type, metrics, False, progress, on_picture)
+    return _measure(sampled, whole, loader, device, eval_type, metrics, False, progress, on_picture)
 
 
 def to_uint8(picture: Tensor) -> baselines.Image:
@@ -230,7 +217,8 @@ def whole_size(batch: Batch) -> tuple[int, int] | None:
 
 
 def _measure(
-    answer: Callable[[Batch], Tensor],
+    sampled: Callable[[Batch], Tensor],
+    whole: Callable[[Batch, tuple[int, int]], Sequence[Picture]],
     loader: Iterable[Batch],
     device: torch.device,
     eval_type: str | None,
@@ -249,13 +237,13 @@ def _measure(
         size = whole_size(batch)
         if size is None and kind.dataset is not None:
             raise ConfigError(f"eval_type: {eval_type} needs whole pictures; leave out sample_q")
-        colours, truth = answer(batch), batch["gt"]
+        truth = batch["gt"]
         if size is None or (pool and kind.dataset is None):
-            result.psnr_sum += float(utils.calc_psnr(colours, truth)) * len(truth)
+            result.psnr_sum += float(utils.calc_psnr(sampled(batch), truth)) * len(truth)
             result.count += len(truth)
         else:
-            pictures, truths = as_pictures(colours, size), as_pictures(truth, size)
-            for picture, other in zip(pictures, truths, strict=True):
+            pictures = (picture.to(device) for picture in whole(batch, size))
+            for picture, other in zip(pictures, as_pictures(truth, size), strict=True):
                 values = {name: measure(picture, other) for name, measure in measures.items()}
                 lr_size = (batch["inp"].shape[-2], batch["inp"].shape[-1])
                 result.images.append(ImageResult(result.count, values, lr_size, size))

@@ -19,9 +19,9 @@ import utils
 from datasets.resize import resize_pil
 from datasets.transforms import to_bytes
 from engine.config import DataNorm
-from engine.evaluate.evaluate import enlarge_picture, from_uint8, to_uint8
+from engine.evaluate.evaluate import from_uint8, to_uint8
 from engine.evaluate.metrics import EvalType
-from engine.render import baselines
+from engine.render import baselines, render_once
 from engine.render.baselines import Image
 
 Colour = tuple[int, int, int]
@@ -277,8 +277,9 @@ def training_panel(
     for name, index in seen.items():
         low, truth = middle_pair(wrapper.fetch(index), scale, side)
         size = (truth.shape[0], truth.shape[1])
-        inp = from_uint8(low).to(device)
-        picture = to_uint8(enlarge_picture(model, inp, size, data_norm, precision=precision))
+        picture = to_uint8(
+            render_once(low, model, size, device=device, data_norm=data_norm, precision=precision)
+        )
         shown = Shown("model", picture, f"{psnr_of(picture, truth, EvalType()):.2f} dB")
         methods = with_resizers(low, truth, [shown], EvalType())
         panels.append(comparison_panel(Path(name).name, low, truth, methods))

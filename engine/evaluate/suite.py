@@ -17,13 +17,12 @@ from torch import nn
 from tqdm import tqdm
 
 from engine.distributed import Processes
-from engine.evaluate.evaluate import Picture, enlarge_picture, from_uint8
+from engine.evaluate.evaluate import Picture, from_uint8
 from engine.evaluate.metrics import make_measures, scale_text
 from engine.evaluate.suite_data import Image, Pictures, Scale, SuiteData
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import paper_row
-from engine.normalisation import norm_of
-from engine.render import baselines
+from engine.render import baselines, render_once
 from engine.weights.checkpoint import load_checkpoint, model_of
 from engine.weights.download import file_sha256
 from engine.weights.pretrained import find_weights, is_safetensors, read_safetensors
@@ -72,19 +71,11 @@ def model_method(
     path = find_weights(name)
     checkpoint = read_safetensors(path) if is_safetensors(path) else load_checkpoint(path)
     model = model_of(checkpoint, path, raw_weights).to(device).eval()
-    norm = norm_of(model)
     spec = {key: checkpoint["model"][key] for key in ("name", "args")}
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
-        return enlarge_picture(
-            model,
-            from_uint8(image).to(device),
-            size,
-            norm,
-            eval_bsize=eval_bsize,
-            precision=precision,
-            self_ensemble=self_ensemble,
-        )
+        how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
+        return render_once(image, model, size, self_ensemble, **how).to(device)
 
     options = [precision if precision != "fp32" else "", "self-ensemble" if self_ensemble else ""]
     options += ["raw weights" if raw_weights else ""]

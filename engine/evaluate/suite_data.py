@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import datasets
-import utils
+from datasets.image_folder import Folders, ImageFolder, listed_pictures
+from datasets.listing import match_pairs, user_path
 from datasets.resize import resize_matlab
 from datasets.transforms import cut
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
 from engine.evaluate.metrics import EvalType, scale_text
-from utils import ConfigError, DataError
+from utils import ConfigError, DataError, did_you_mean
 
 Image = np.ndarray  # uint8 (height, width, 3)
 Scale = tuple[float, float]  # of rows, of columns
@@ -29,32 +28,39 @@ LR_SOURCES = {
 SUPPLIED_SCALES = ((2.0, 2.0), (3.0, 3.0), (4.0, 4.0))
 
 
+PAPER_SCALES = {"benchmark": (2, 3, 4, 6, 8), "div2k": (2, 3, 4, 6, 12, 18, 24, 30)}
+BENCHMARKS = {"set5": "Set5", "set14": "Set14", "b100": "B100", "urban100": "Urban100"}
+SUITES = (*BENCHMARKS, "div2k")
+
+
 @dataclass(frozen=True)
 class SuiteData:
     """One data set: high-resolution pictures, and perhaps low-resolution ones of some scales.
 
-    kind is that of the `eval_type`, "benchmark" or "div2k"; `low` has a `{scale}` to fill in;
-    `command` brings the data when they are absent.
+    Attributes:
+        kind: that of the `eval_type`, "benchmark" or "div2k".
+        high: folder of the high-resolution pictures.
+        low: folder of the folders X2, X3 and so on.
+        command: brings the data when they are absent; empty where nothing does.
     """
 
     name: str
     title: str
     kind: str
     high: Path
-    low: str
-    scales: tuple[Scale, ...]
-    command: str
+    low: Path
+    command: str = ""
+
+    @property
+    def scales(self) -> list[Scale]:
+        """Those of the paper's tables."""
+        return [(float(scale), float(scale)) for scale in PAPER_SCALES[self.kind]]
 
     def eval_type(self, scale: Scale) -> EvalType:
         return EvalType(self.kind, scale)
 
     def low_folder(self, scale: Scale) -> Path:
-        return Path(self.low.format(scale=scale_text(scale)))
-
-
-PAPER_SCALES = {"benchmark": (2, 3, 4, 6, 8), "div2k": (2, 3, 4, 6, 12, 18, 24, 30)}
-BENCHMARKS = {"set5": "Set5", "set14": "Set14", "b100": "B100", "urban100": "Urban100"}
-SUITES = (*BENCHMARKS, "div2k")
+        return self.low / f"X{scale_text(scale)}"
 
 
 def find_suite(name: str, data_root: Path) -> SuiteData:
@@ -65,30 +71,22 @@ def find_suite(name: str, data_root: Path) -> SuiteData:
     Raises:
         ConfigError: neither a known name nor a folder.
     """
-    if name.lower() in BENCHMARKS:
-        title = BENCHMARKS[name.lower()]
+    key, prepare = name.lower(), "python scripts/prepare_data.py"
+    if key in BENCHMARKS:
+        title = BENCHMARKS[key]
         folder = data_root / "benchmark" / title
-        high, low = folder / "HR", folder / "LR_bicubic" / "X{scale}"
-        command = "python scripts/prepare_data.py benchmark"
-        return suite_data(name.lower(), title, "benchmark", high, low, command)
-    if name.lower() == "div2k":
-        folder = data_root / "div2k"
-        high = folder / "DIV2K_valid_HR"
-        low = folder / "DIV2K_valid_LR_bicubic" / "X{scale}"
-        command = "python scripts/prepare_data.py div2k"
-        return suite_data("div2k", "DIV2K validation", "div2k", high, low, command)
-    folder = Path(name)
+        high, low = folder / "HR", folder / "LR_bicubic"
+        return SuiteData(key, title, "benchmark", high, low, f"{prepare} benchmark")
+    if key == "div2k":
+        high = data_root / "div2k" / "DIV2K_valid_HR"
+        low = data_root / "div2k" / "DIV2K_valid_LR_bicubic"
+        return SuiteData(key, "DIV2K validation", "div2k", high, low, f"{prepare} div2k")
+    folder = user_path(name)
     if not folder.is_dir():
-        hint = utils.did_you_mean(name.lower(), SUITES)
+        hint = did_you_mean(key, SUITES)
         raise ConfigError(f"--suite: {name!r} given; allowed: {', '.join(SUITES)}, a folder{hint}")
     high = folder / "HR" if (folder / "HR").is_dir() else folder
-    low = folder / "LR_bicubic" / "X{scale}"
-    return suite_data(str(folder), str(folder), "benchmark", high, low, "")
-
-
-def suite_data(name: str, title: str, kind: str, high: Path, low: Path, command: str) -> SuiteData:
-    scales = tuple((float(scale), float(scale)) for scale in PAPER_SCALES[kind])
-    return SuiteData(name, title, kind, high, str(low), scales, command)
+    return SuiteData(str(folder), str(folder), "benchmark", high, folder / "LR_bicubic")
 
 
 class Pictures:
@@ -106,8 +104,8 @@ class Pictures:
 
     def __init__(self, data: SuiteData, scales: Sequence[Scale], source: str) -> None:
         self.data = data
-        self.high = image_folder(data.high)
-        self.low: dict[Scale, Any] = {}
+        self.high = ImageFolder(str(data.high))
+        self.pairs: dict[Scale, Folders] = {}
         self.sources: dict[Scale, str] = {}
         self.missing: dict[Scale, str] = {}
         for scale in scales:
@@ -120,16 +118,9 @@ class Pictures:
                     command = f"{data.command}, or " if data.command else ""
                     self.missing[scale] = f"no folder {folder}; {command}--lr matlab"
                     continue
-                self.low[scale] = image_folder(folder)
-                self.check_count(folder, len(self.low[scale]))
+                high = self.high.paths[0]
+                self.pairs[scale] = Folders([match_pairs(listed_pictures(folder), high), high])
             self.sources[scale] = chosen
-
-    def check_count(self, folder: Path, count: int) -> None:
-        if count != len(self.high):
-            raise DataError(
-                f"{folder} holds {count} pictures and {self.data.high} {len(self.high)}; "
-                "allowed: as many, in the same natural order of names"
-            )
 
     def __len__(self) -> int:
         return len(self.high)
@@ -140,7 +131,7 @@ class Pictures:
         return list(self.sources)
 
     def name(self, index: int) -> str:
-        return Path(self.high.names(index)[0]).name
+        return self.high.paths[0][index].name
 
     def read(self, index: int) -> Image:
         """The high-resolution picture, uint8 (H, W, 3)."""
@@ -148,9 +139,10 @@ class Pictures:
 
     def stamp(self, index: int, scale: Scale) -> str:
         """Changes when a file behind the picture does."""
-        names = [self.high.names(index)[0]]
-        names += [self.low[scale].names(index)[0]] if scale in self.low else []
-        stats = [Path(name).stat() for name in names]
+        files = self.high.names(index)
+        if scale in self.pairs:
+            files += self.pairs[scale].names(index)[:1]
+        stats = [Path(file).stat() for file in files]
         return " ".join(f"{stat.st_size}.{stat.st_mtime_ns}" for stat in stats)
 
     def pair(self, index: int, high: Image, scale: Scale) -> tuple[Image, Image]:
@@ -160,42 +152,17 @@ class Pictures:
             high: what `read(index)` gave.
         """
         rng = np.random.default_rng(0)  # whole pictures: nothing is drawn
-        names = self.high.names(index)
+        size = high.shape[:2]
         if self.sources[scale] == "supplied":
-            low_names = self.low[scale].names(index)
-            pictures = (self.low[scale].pixels(index)[0], high)
-            held = Held(pictures, (low_names[0], names[0]))
-            plan = SRImplicitPaired(held).plan(held.sizes(0), 0, rng)
-            wanted = (pictures[0].shape[0] * scale[0], pictures[0].shape[1] * scale[1])
-            if plan.gt.size != wanted:
-                raise DataError(f"{low_names[0]}: not {names[0]} at x{scale_text(scale)}")
-            return cut(pictures, plan.inp), cut(pictures, plan.gt)
-        held = Held((high,), (names[0],))
-        plan = SRImplicitDownsampled(held, scale_min=scale).plan(held.sizes(0), 0, rng)
+            pairs = self.pairs[scale]
+            low = pairs.caches[0].pixels(index)
+            plan = SRImplicitPaired(pairs).plan([low.shape[:2], size], index, rng)
+            if plan.gt.size != (low.shape[0] * scale[0], low.shape[1] * scale[1]):
+                names = pairs.names(index)
+                raise DataError(f"{names[0]}: not {names[1]} at x{scale_text(scale)}")
+            return cut((low, high), plan.inp), cut((low, high), plan.gt)
+        plan = SRImplicitDownsampled(self.high, scale_min=scale).plan([size], index, rng)
         truth = cut((high,), plan.gt)
         if self.sources[scale] == "matlab":
             return resize_matlab(truth, plan.inp.size), truth
         return cut((high,), plan.inp), truth
-
-
-class Held:
-    """A data set of one item whose pictures are in memory already."""
-
-    def __init__(self, pictures: tuple[Image, ...], names: tuple[Any, ...]) -> None:
-        self.pictures, self.files = pictures, names
-
-    def __len__(self) -> int:
-        return 1
-
-    def pixels(self, index: int) -> tuple[Image, ...]:
-        return self.pictures
-
-    def sizes(self, index: int) -> list[tuple[int, int]]:
-        return [(picture.shape[0], picture.shape[1]) for picture in self.pictures]
-
-    def names(self, index: int) -> tuple[Any, ...]:
-        return self.files
-
-
-def image_folder(folder: Path) -> Any:
-    return datasets.make({"name": "image-folder", "args": {"root_path": str(folder)}})

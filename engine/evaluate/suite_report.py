@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -239,7 +240,7 @@ class Report:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seconds": round(self.seconds, 1),
             "device": self.device,
-            "versions": versions(),
+            "versions": {**versions(), "platform": platform.platform()},
             "methods": [method.about for method in self.methods],
             "skipped": [vars(skip) for skip in self.skipped],
             "tables": [

@@ -1,40 +1,37 @@
-"""A photograph as a continuous function: represented once, rendered at any size, in any part."""
+"""A photograph as a continuous function, and the only way from a photograph to pixels."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import os
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import models
-from datasets.images import read_photo
-from datasets.transparency import fill_hidden
-from engine.normalisation import denormalise, norm_of, norm_of_checkpoint
-from engine.render.features import FeatureSource, encode_whole
-from engine.render.tiling import WINDOW, Box, Grid, codes_of, render_bands
-from engine.runtime import PRECISIONS, autocast, choose_device, usable_precision
-from engine.weights.checkpoint import read_tensors, write_whole
+from engine.config import DataNorm
+from engine.normalisation import denormalise, norm_of
+from engine.render import saved
+from engine.render.features import Source, Tile
+from engine.render.pixels import PathLike, Photograph, as_pixels, to_pixels
+from engine.render.tiling import Box, Grid, Plan, Span, chunks, make_plan, split_by_rows
+from engine.runtime import choose_device, usable_precision
 from engine.weights.pretrained import load_with_spec
-from utils import ConfigError, DataError
+from models.protocol import Features, implicit
+from utils import ConfigError
 
-FORMAT = "liif continuous image 1"
-ENCODER = "encoder."  # prefix of the weights that a representation has no use for
-
-PathLike = str | os.PathLike[str]
+Report = Callable[[int], object]  # told how many pixels are done since the last time
+FLIPS = ((), (0,), (1,), (0, 1))  # of rows, of columns
 
 
 class ContinuousImage:
     """A photograph as a continuous function of (y, x) on [-1, 1] x [-1, 1].
 
-    Make one with `represent` or `load`. It holds the encoder's features, 4 bytes (2 in bf16) times
-    their number per pixel, and the model that decodes them.
+    Make one with `represent` or `load`. Where features are kept, it holds 4 bytes (2 in bf16)
+    times their number per pixel; else the photograph, windows of which are encoded when they are
+    asked for.
 
     Attributes:
         size: (height, width) of the photograph in pixels.
@@ -43,38 +40,54 @@ class ContinuousImage:
     def __init__(
         self,
         model: nn.Module,
-        features: Tensor,
         size: tuple[int, int],
+        device: torch.device,
+        *,
+        pixels: np.ndarray | None = None,
+        features: Features | None = None,
         precision: str = "fp32",
         spec: Mapping[str, Any] | None = None,
+        data_norm: DataNorm | None = None,
+        eval_bsize: int | None = None,
     ) -> None:
-        self.model = model
+        self.model = implicit(model).to(device).eval()
         self.size = size
-        self.precision = precision
+        self.precision = usable_precision(device, precision)
         self.spec = spec
-        self._source = FeatureSource(model, features, size)
+        self.norm = data_norm or norm_of(model)
+        suited = self.model.query_chunk
+        self.query_chunk = min(suited, eval_bsize or suited)
+        self._source = Source(self.model, size, device, self.precision, self.norm, pixels, features)
 
     @classmethod
     def represent(
         cls,
-        photo: PathLike | np.ndarray | Tensor,
+        photo: Photograph,
         model: PathLike | nn.Module | None = None,
         *,
         device: torch.device | str | None = None,
         precision: str = "fp32",
         raw_weights: bool = False,
         spec: Mapping[str, Any] | None = None,
+        keep_features: bool = True,
+        data_norm: DataNorm | None = None,
+        eval_bsize: int | None = None,
     ) -> ContinuousImage:
-        """Encode a photograph.
+        """Represent a photograph by what a model makes of it.
 
         Args:
             photo: a file; an array (H, W) or (H, W, 3) or a tensor (3, H, W), whole numbers of 8
                 or 16 bits over their range, or float in [0, 1].
-            model: as `engine.weights.pretrained.load_model` takes it, or a model on its device.
+            model: as `engine.weights.pretrained.load_model` takes it, or a model.
             device: where to work; default: that of the model, or the best there is.
             precision: fp32, bf16 (fp32 on a CPU that has none), or on CUDA fp16.
             raw_weights: not the weights' average, where a checkpoint holds one.
             spec: {name, args} of a model that is given as a module; only `save` needs it.
+            keep_features: encode the whole photograph once, now, for any number of renderings. If
+                not, each rendering encodes what it shows, in bounded memory. Models whose features
+                depend on the whole photograph always keep them.
+            data_norm: instead of the normalisation that the model was trained with.
+            eval_bsize: the most queries at once; default: what the model likes best.
 
         Raises:
             ConfigError, DataError: in one line, what can't be used and why.
@@ -82,20 +95,31 @@ class ContinuousImage:
         pixels = as_pixels(photo)
         if isinstance(model, nn.Module):
             place = torch.device(device) if device else next(model.parameters()).device
-            module = model.to(place).eval()
+            module = model
         else:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
-        precision = usable_precision(place, precision)
-        features = encode_whole(module, pixels, place, precision)
-        return cls(module, features, (pixels.shape[0], pixels.shape[1]), precision, spec)
+        image = cls(
+            module,
+            (pixels.shape[0], pixels.shape[1]),
+            place,
+            pixels=pixels,
+            precision=precision,
+            spec=spec,
+            data_norm=data_norm,
+            eval_bsize=eval_bsize,
+        )
+        if keep_features or image.model.halo is None:
+            image._source.keep()
+        return image
 
-    def render(self, height: int, width: int, box: Box | None = None) -> Tensor:
+    def render(self, height: int, width: int, box: Box | None = None, clamp: bool = True) -> Tensor:
         """The photograph, or a part of it, in any number of pixels.
 
         Args:
             height, width: of the result.
             box: (top, left, bottom, right) in pixels of the photograph, fractions allowed.
+            clamp: to [0, 1]; a model's colours may lie outside.
 
         Returns:
             float32 (3, height, width) in [0, 1], on the CPU.
@@ -104,10 +128,44 @@ class ContinuousImage:
             ConfigError: no pixels, or a box that is empty or not inside the photograph.
         """
         grid = Grid(self.size, height, width, box)
-        bands = [*render_bands(self._source, grid, np.float32, self.precision)]
-        return torch.from_numpy(np.concatenate(bands)).permute(2, 0, 1).contiguous()
+        picture, top = torch.empty(3, height, width), 0
+        for band in self.bands(grid, clamp=clamp):
+            picture[:, top : top + len(band)] = torch.from_numpy(band).permute(2, 0, 1)
+            top += len(band)
+        return picture
 
-    @torch.inference_mode()
+    def bands(
+        self,
+        grid: Grid,
+        dtype: np.dtype | type = np.float32,
+        report: Report | None = None,
+        *,
+        clamp: bool = True,
+    ) -> Iterator[np.ndarray]:
+        """The pixels of a grid as bands of rows (n, width, 3), from top to bottom.
+
+        Args:
+            grid: over this photograph.
+            dtype: float32 for [0, 1]; uint8 or uint16 for their whole range, rounded.
+            report: called with the number of pixels done since the last call.
+            clamp: see `render`; whole numbers are always clamped.
+        """
+        assert grid.size == self.size
+        dtype = np.dtype(dtype)
+        plan = make_plan(self._source.layout, grid, 3 * dtype.itemsize)
+        count = grid.height * grid.width
+        target = self._source.target(grid.cell, count, lambda: self._tiles(grid, plan))
+        for band in plan.bands:
+            pixels = np.empty((band[1] - band[0], grid.width, 3), dtype)
+            for tile in self._tiles(grid, Plan((band,), plan.tiles)):
+                for (rows, columns), values in self._source.ask(tile, target):
+                    colours = denormalise(values, self.norm.gt, clamp)
+                    part = pixels[rows[0] - band[0] : rows[1] - band[0], slice(*columns)]
+                    part[:] = to_pixels(colours, dtype).reshape(part.shape)
+                    if report is not None:
+                        report(colours.shape[1])
+            yield pixels
+
     def image(
         self,
         y: np.ndarray | Tensor | float,
@@ -131,30 +189,41 @@ class ContinuousImage:
         coord = torch.stack(places, dim=-1).view(-1, 2)
         if not bool((coord.abs() <= 1).all()):
             raise ConfigError("y, x: places outside the picture given; allowed: -1 to 1")
-        asked = torch.tensor(cell or (2 / self.size[0], 2 / self.size[1]))
+        cell = cell or (2 / self.size[0], 2 / self.size[1])
+        target = self._source.target(cell, len(coord), lambda: self._tiles_at(coord, cell))
         colours = torch.empty(len(coord), 3)
-        # From top to bottom, so that a few rows of codes answer one chunk after the other.
-        with autocast(self._source.device, self.precision):
-            for part in split_by_rows(self.size, coord):
-                colours[part] = self._query(coord[part], asked)
+        for tile in self._tiles_at(coord, cell):
+            for index, values in self._source.ask(tile, target):
+                colours[index] = denormalise(values[0], self.norm.gt).cpu()
         return colours.view(*places[0].shape, 3)
 
-    def _query(self, coord: Tensor, cell: Tensor) -> Tensor:
-        """Colours in [0, 1] at coord (Q, 2), not too far apart in y: (Q, 3)."""
-        source = self._source
-        size = (source.features.shape[-2], source.features.shape[-1])
-        low, high = coord.amin(0).tolist(), coord.amax(0).tolist()
-        rows, columns = (
-            codes_of(size[axis], low[axis], high[axis], float(cell[axis])) for axis in (0, 1)
-        )
-        feat = source.window(rows, columns)
-        query_rgb = cast(Callable[..., Tensor], self.model.query_rgb)
-        parts = []
-        for part in coord.to(source.device).split(cast(int, self.model.query_chunk)):
-            cells = cell.to(part).expand_as(part)
-            origin = rows[0], columns[0]
-            parts.append(query_rgb(feat, part[None], cells[None], size=size, origin=origin)[0])
-        return denormalise(torch.cat(parts), norm_of(self.model).gt).cpu()
+    def _tiles(self, grid: Grid, plan: Plan) -> Iterator[Tile]:
+        """The tiles of a plan; chunks belong to (rows, columns) of the grid."""
+        layout = self._source.layout
+        for band, span in itertools.product(plan.bands, plan.tiles):
+            rows, columns = layout.window_of(grid, 0, band), layout.window_of(grid, 1, span)
+            places = chunks(band, span, self.query_chunk)
+            yield Tile(rows, columns, ((place, self._coord(grid, *place)) for place in places))
+
+    def _coord(self, grid: Grid, rows: Span, columns: Span) -> Tensor:
+        """Coordinates (1, Q, 2) of a rectangle of a grid, row by row."""
+        y = grid.rows[slice(*rows)].to(self._source.device)
+        x = grid.columns[slice(*columns)].to(self._source.device)
+        shape = len(y), len(x)
+        return torch.stack([y[:, None].expand(shape), x.expand(shape)], dim=-1).view(1, -1, 2)
+
+    def _tiles_at(self, coord: Tensor, cell: tuple[float, float]) -> Iterator[Tile]:
+        """Tiles for coord (Q, 2) in any order; chunks belong to indices of it."""
+        layout = self._source.layout
+        for index in split_by_rows(self.size, coord):
+            group = coord[index]
+            low, high = group.amin(0).tolist(), group.amax(0).tolist()
+            rows, columns = (
+                layout.window(axis, low[axis], high[axis], cell[axis]) for axis in (0, 1)
+            )
+            chunk = self.query_chunk
+            queries = zip(index.split(chunk), group[None].split(chunk, 1), strict=True)
+            yield Tile(rows, columns, queries)
 
     def save(self, path: PathLike) -> None:
         """Write the representation: features, and the weights that decode them.
@@ -165,19 +234,12 @@ class ContinuousImage:
         """
         if self.spec is None:
             raise ConfigError("spec: needed to save what a model given as a module represents")
-        state = self.model.state_dict()
-        content = {
-            "format": FORMAT,
-            "model": {"name": self.spec["name"], "args": self.spec["args"]},
-            "sd": {key: value.cpu() for key, value in state.items() if not of_encoder(key)},
-            "features": self._source.features.cpu(),
-            "size": list(self.size),
-            "precision": self.precision,
-            "config": {"data_norm": dataclasses.asdict(norm_of(self.model))},
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_whole(Path(path), buffer.getbuffer())
+        saved.write(
+            Path(path),
+            saved.Content(
+                self.spec, self.model, self._source.keep(), self.size, self.precision, self.norm
+            ),
+        )
 
     @classmethod
     def load(cls, path: PathLike, device: torch.device | str | None = None) -> ContinuousImage:
@@ -186,78 +248,46 @@ class ContinuousImage:
         Raises:
             DataError: not readable, damaged, or something else.
         """
-        path = Path(path)
-        content = read_tensors(path)
-        problem = layout_problem(content)
-        if problem:
-            raise DataError(f"{path}: no represented photograph ({problem})")
-        try:
-            model = models.make(content["model"])
-            model.data_norm = norm_of_checkpoint(content)  # type: ignore[assignment]
-        except (ConfigError, ValueError) as error:
-            raise DataError(f"{path}: {' '.join(str(error).split())}") from error
-        own = {key: value for key, value in model.state_dict().items() if not of_encoder(key)}
-        given, features = content["sd"], content["features"]
-        height, width = content["size"]
-        fits = own.keys() == given.keys() and all(own[k].shape == given[k].shape for k in own)
-        upscale = cast(int, model.upscale)
-        expected = (1, cast(nn.Module, model.encoder).out_dim, height * upscale, width * upscale)
-        if not fits or tuple(features.shape) != expected:
-            raise DataError(f"{path}: damaged (weights or features do not fit the model)")
-        model.load_state_dict(given, strict=False)
         place = torch.device(device) if device else choose_device()
-        precision = usable_precision(place, content["precision"])
-        size = (height, width)
-        module = model.to(place).eval()
-        return cls(module, features.to(place), size, precision, content["model"])
+        content = saved.read(Path(path), place)
+        return cls(
+            content.model,
+            content.size,
+            place,
+            features=content.features,
+            precision=usable_precision(place, content.precision),
+            spec=content.spec,
+            data_norm=content.norm,
+        )
 
 
-def of_encoder(key: str) -> bool:
-    return key.startswith(ENCODER)
+def render_once(
+    photo: Photograph,
+    model: nn.Module,
+    size: tuple[int, int],
+    self_ensemble: bool = False,
+    **options: Any,
+) -> Tensor:
+    """A photograph at one size, by a model, encoded window by window.
 
+    Args:
+        photo, options: as `ContinuousImage.represent` takes them.
+        size: (height, width) of the result.
+        self_ensemble: the mean of eight renderings: of the photograph in its four flips, and of
+            these transposed, each turned back.
 
-def layout_problem(content: Any) -> str | None:
-    """What keeps a value read from a file from being a representation, if anything."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return f"its format is not {FORMAT!r}"
-    spec, state, size = (content.get(key) for key in ("model", "sd", "size"))
-    if not isinstance(spec, dict) or not isinstance(spec.get("args"), dict):
-        return "it has no model specification"
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        return "it has no weights"
-    if (
-        not isinstance(content.get("features"), Tensor)
-        or content.get("precision") not in PRECISIONS
-    ):
-        return "it has no features"
-    if not isinstance(size, list) or [type(length) for length in size] != [int, int]:
-        return "it has no size"
-    return None
-
-
-def split_by_rows(size: tuple[int, int], coord: Tensor) -> Iterator[Tensor]:
-    """Indices of coord (Q, 2) in groups, each within few enough rows of codes for one window."""
-    height, width = size
-    rows = max(1, WINDOW // width)
-    group = ((coord[:, 0] + 1) * (height / 2 / rows)).long()
-    order = group.argsort(stable=True)
-    counts = torch.unique_consecutive(group[order], return_counts=True)[1]
-    yield from order.split(counts.tolist())
-
-
-def as_pixels(photo: PathLike | np.ndarray | Tensor) -> np.ndarray:
-    """A photograph as `ContinuousImage.represent` takes it, as (H, W, 1 to 4) with its own type."""
-    if isinstance(photo, (str, os.PathLike)):
-        photo = read_photo(photo).pixels
-    if isinstance(photo, Tensor):
-        if photo.dim() != 3:
-            raise ConfigError(f"photo: a tensor of shape {tuple(photo.shape)}; allowed: (3, H, W)")
-        photo = photo.detach().cpu().permute(1, 2, 0).numpy()
-    pixels = photo[..., None] if photo.ndim == 2 else photo
-    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
-        raise ConfigError(f"photo: of shape {photo.shape}; allowed: (H, W, 1 to 4)")
-    if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
-        raise ConfigError(f"photo: {pixels.dtype}; allowed: uint8, uint16, or float in [0, 1]")
-    if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ConfigError("photo: float values outside [0, 1] given; allowed: 0 to 1")
-    return fill_hidden(pixels)
+    Returns:
+        float32 (3, height, width) in [0, 1], on the CPU.
+    """
+    pixels = as_pixels(photo)
+    orientations = [*itertools.product((False, True), FLIPS)] if self_ensemble else [(False, ())]
+    total = torch.zeros(3, *size)
+    for transposed, axes in orientations:
+        turned, asked = np.flip(pixels, axes), size
+        if transposed:  # with a scale per axis, these change places too
+            turned, asked = turned.swapaxes(0, 1), (size[1], size[0])
+        image = ContinuousImage.represent(turned, model, keep_features=False, **options)
+        picture = image.render(*asked, clamp=False)
+        picture = picture.transpose(1, 2) if transposed else picture
+        total += picture.flip([axis + 1 for axis in axes])
+    return total.div_(len(orientations)).clamp_(0, 1)

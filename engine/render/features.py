@@ -1,107 +1,168 @@
-"""Where the features of a window come from: encoded on demand, or kept for the whole photograph."""
+"""The features of a photograph: encoded window by window when they are asked for, or kept."""
 
 from __future__ import annotations
 
-from typing import cast
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.config import DataNorm
-from engine.normalisation import PAPER, norm_of, normalise
-from engine.render.tiling import Source, Span, cuts, pixels_around
-from engine.runtime import autocast, say
+from engine.render.pixels import to_network
+from engine.render.tiling import Layout, Span, cuts
+from engine.runtime import autocast
 from models.layers import channels_last
+from models.protocol import Features, ImplicitModel, Target, each_map, maps_of
+
+LEAST_SIDE = 512  # pixels along each side of a window, where all features are kept
 
 
-class PixelSource(Source):
-    """Codes of windows, encoded from the photograph when they are asked for.
+class Tile(NamedTuple):
+    """Queries that one window answers.
 
-    pixels: (H, W, 1 to 4), uint8, uint16, or float in [0, 1]; alpha is left out.
-    model: one whose features depend on a limited neighbourhood.
+    Attributes:
+        rows, columns: of the window's codes.
+        queries: chunks of them, each with where its colours belong and coord (1, Q, 2).
     """
 
-    def __init__(self, model: nn.Module, pixels: np.ndarray, device: torch.device) -> None:
-        assert model.halo is not None, "features that depend on the whole picture"
-        halo = cast(int, cast(nn.Module, model.encoder).halo)
-        super().__init__(model, (pixels.shape[0], pixels.shape[1]), device, halo)
+    rows: Span
+    columns: Span
+    queries: Iterable[tuple[Any, Tensor]]
+
+
+class Source:
+    """Where the features of a window come from.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        size: (H, W) of the photograph.
+        precision: of matrix products.
+        norm: between [0, 1] and the units of the network.
+        pixels: (H, W, 1 to 4), uint8, uint16, or float in [0, 1]; alpha is left out.
+        kept: instead, what the model's `encode` makes of the whole photograph.
+    """
+
+    def __init__(
+        self,
+        model: ImplicitModel,
+        size: tuple[int, int],
+        device: torch.device,
+        precision: str,
+        norm: DataNorm,
+        pixels: np.ndarray | None = None,
+        kept: Features | None = None,
+    ) -> None:
+        self.model = model
+        self.size = size
+        self.device = device
+        self.precision = precision
+        self.norm = norm
         self.pixels = pixels
+        self.kept = kept
 
-    def codes(self, rows: Span, columns: Span) -> Tensor:
-        top, bottom = pixels_around(self, 0, rows)
-        left, right = pixels_around(self, 1, columns)
-        feat = encode(self.model, self.pixels[top:bottom, left:right], self.device)
-        first_row, first_column = top * self.upscale, left * self.upscale
-        return feat[
-            ...,
-            rows[0] - first_row : rows[1] - first_row,
-            columns[0] - first_column : columns[1] - first_column,
-        ]
+    @property
+    def layout(self) -> Layout:
+        margin = 0 if self.kept is not None else self.model.halo or 0
+        return Layout(self.size, self.model.upscale, self.model.reach, margin)
+
+    def window(self, rows: Span, columns: Span, target: Target) -> Features:
+        """What queries look up, of these rows and columns of codes: maps (1, C, h, w).
+
+        Of no use at its outermost codes, unless the picture ends there: `project` may look at
+        codes around each.
+        """
+        # Cut before it is projected, as that makes it several times as large.
+        return self.model.project(self.maps(rows, columns), target)
+
+    def maps(self, rows: Span, columns: Span) -> Features:
+        """The encoder's maps, cut to rows and columns of codes."""
+        if self.kept is not None:
+            # What has no reach is of no known size, and its windows are the whole picture.
+            return self.kept if self.model.reach is None else cut(self.kept, rows, columns)
+        high, wide = self.layout.pixels(0, rows), self.layout.pixels(1, columns)
+        top, left = high[0] * self.model.upscale, wide[0] * self.model.upscale
+        inside = (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left)
+        return cut(self.encode(high, wide), *inside)
+
+    def encode(self, rows: Span, columns: Span) -> Features:
+        """The encoder's maps of these rows and columns of pixels, at once."""
+        assert self.pixels is not None
+        inp = to_network(self.pixels[slice(*rows), slice(*columns)], self.norm)
+        return self.model.encode(inp.to(self.device))
+
+    def target(
+        self, cell: tuple[float, float], count: int, tiles: Callable[[], Iterable[Tile]]
+    ) -> Target:
+        """What the model has to know of all `count` queries before it answers the first."""
+        target = Target(torch.tensor([cell], device=self.device))
+        for _ in range(self.model.passes):
+            total = torch.zeros((), device=self.device)
+            for tile in tiles():
+                for _, values in self.ask(tile, target, measure=True):
+                    total = total + values
+            target = target._replace(means=(*target.means, total / count))
+        return target
+
+    @torch.inference_mode()
+    def ask(
+        self, tile: Tile, target: Target, measure: bool = False
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """Where each chunk of a tile belongs, and its colours (1, Q, 3) in the network's units.
+
+        measure: what the model accumulates instead.
+        """
+        query = self.model.accumulate if measure else self.model.query_rgb
+        size, origin = self.layout.codes, (tile.rows[0], tile.columns[0])
+        with autocast(self.device, self.precision):
+            feat = self.window(tile.rows, tile.columns, target)
+        for place, coord in tile.queries:
+            cell = target.cell[:, None].expand_as(coord)
+            with autocast(self.device, self.precision):
+                values = query(feat, coord.to(self.device), cell, size=size, origin=origin)
+            yield place, values
+
+    @torch.inference_mode()
+    def keep(self) -> Features:
+        """Encode the whole photograph, unless that is done; later windows are cut out of this.
+
+        Window by window into the result; at once where features depend on the whole picture.
+        """
+        if self.kept is None:
+            with autocast(self.device, self.precision):
+                self.kept = self.encode_whole()
+        return self.kept
+
+    def encode_whole(self) -> Features:
+        if self.model.halo is None:
+            return self.encode((0, self.size[0]), (0, self.size[1]))
+        height, width = self.layout.codes
+        side = max(LEAST_SIDE, 2 * self.layout.margin) * self.model.upscale
+        whole: Features | None = None
+        for rows, columns in itertools.product(
+            cuts(height, -(-height // side)), cuts(width, -(-width // side))
+        ):
+            window = self.maps(rows, columns)
+            if whole is None:
+                whole = each_map(window, lambda one: empty_like(one, height, width))
+            for into, one in zip(maps_of(whole), maps_of(window), strict=True):
+                into[..., slice(*rows), slice(*columns)] = one
+        assert whole is not None
+        return whole
 
 
-class FeatureSource(Source):
-    """Codes of windows, from the encoder's output for the whole photograph.
-
-    features: (1, c, upscale * H, upscale * W).
-    size: (H, W) of the photograph.
-    """
-
-    def __init__(self, model: nn.Module, features: Tensor, size: tuple[int, int]) -> None:
-        super().__init__(model, size, features.device, margin=0)
-        self.features = features
-
-    def codes(self, rows: Span, columns: Span) -> Tensor:
-        return self.features[..., slice(*rows), slice(*columns)]
+def cut(maps: Features, rows: Span, columns: Span) -> Features:
+    """Rows and columns of maps (B, C, h, w), in the layout that is fastest to look up."""
+    return each_map(maps, lambda one: channels_last(one[..., slice(*rows), slice(*columns)]))
 
 
-def to_network(pixels: np.ndarray, norm: DataNorm = PAPER) -> Tensor:
-    """Pixels (h, w, 1 to 4), as PixelSource takes them, as the network does: (1, 3, h, w)."""
-    colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., [0, 0, 0]]
-    whole = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
-    values = torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1), np.float32))
-    return normalise(values.div_(whole).unsqueeze(0), norm.inp, 1)
-
-
-def encode(model: nn.Module, pixels: np.ndarray, device: torch.device) -> Tensor:
-    """The encoder's output for pixels (h, w, 1 to 4), at once."""
-    inp = to_network(pixels, norm_of(model)).to(device)
-    return cast(nn.Module, model.encoder)(channels_last(inp))
-
-
-@torch.inference_mode()
-def encode_whole(
-    model: nn.Module, pixels: np.ndarray, device: torch.device, precision: str
-) -> Tensor:
-    """The encoder's output for a photograph, (1, c, upscale * H, upscale * W).
-
-    Window by window into the result; at once where features depend on the whole picture.
-    """
-    with autocast(device, precision):
-        if model.halo is None:
-            return encode(model, pixels, device)
-        source = PixelSource(model, pixels, device)
-        height, width = (length * source.upscale for length in source.size)
-        side = max(512, 2 * source.margin) * source.upscale
-        features: Tensor | None = None
-        for rows in cuts(height, -(-height // side)):
-            for columns in cuts(width, -(-width // side)):
-                part = source.codes(rows, columns)
-                if features is None:
-                    shape = (1, part.shape[1], height, width)
-                    features = torch.empty(shape, dtype=part.dtype, device=device)
-                    features = channels_last(features)
-                features[..., slice(*rows), slice(*columns)] = part
-    assert features is not None
-    return features
-
-
-def make_source(
-    model: nn.Module, pixels: np.ndarray, device: torch.device, precision: str
-) -> Source:
-    """The source for rendering a photograph once: in windows where the model allows it."""
-    if model.halo is not None:
-        return PixelSource(model, pixels, device)
-    say("this model's features depend on the whole picture (global pooling): encoded in one piece")
-    features = encode_whole(model, pixels, device, precision)
-    return FeatureSource(model, features, (pixels.shape[0], pixels.shape[1]))
+def empty_like(one: Tensor, height: int, width: int) -> Tensor:
+    """Memory for a map like this one (1, c, h, w), of another size."""
+    return torch.empty(
+        (1, one.shape[1], height, width),
+        dtype=one.dtype,
+        device=one.device,
+        memory_format=torch.channels_last,
+    )

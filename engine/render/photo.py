@@ -14,13 +14,15 @@ from datasets.images import Photo, open_writer
 from datasets.resize import FILTERS
 from datasets.transparency import fill_hidden
 from engine.render import baselines
-from engine.render.features import make_source
+from engine.render.continuous_image import ContinuousImage, Report
 from engine.render.jobs import Job
+from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
-from engine.render.tiling import BAND, Box, Grid, Span, cuts, render_bands
+from engine.render.tiling import BAND, Box, Grid, Span, cuts
+from engine.runtime import say
+from models.protocol import implicit
 from utils import ConfigError
 
-Report = Callable[[int], object]  # told how many pixels are done since the last time
 # Pixels (H, W, C) and what is wanted of them -> bands (n, width, 3) of the same dtype.
 Painter = Callable[[np.ndarray, Grid, Report], Iterator[np.ndarray]]
 
@@ -53,10 +55,14 @@ class Request:
 
 def model_painter(model: nn.Module, device: torch.device, precision: str) -> Painter:
     """Colours by a model."""
+    if implicit(model).halo is None:
+        say("this model's features depend on the whole picture: encoded in one piece")
 
     def paint(pixels: np.ndarray, grid: Grid, report: Report) -> Iterator[np.ndarray]:
-        source = make_source(model, pixels, device, precision)
-        return render_bands(source, grid, pixels.dtype, precision, report=report)
+        image = ContinuousImage.represent(
+            pixels, model, device=device, precision=precision, keep_features=False
+        )
+        return image.bands(grid, pixels.dtype, report)
 
     return paint
 
@@ -79,11 +85,6 @@ def baseline_painter(name: str) -> Painter:
         report(grid.height * grid.width)
 
     return paint
-
-
-def rgb(pixels: np.ndarray) -> np.ndarray:
-    """The colours of pixels (H, W, 1 to 4) as (H, W, 3)."""
-    return pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., [0, 0, 0]]
 
 
 def enlarge(photo: Photo, job: Job, grid: Grid, painter: Painter, report: Report) -> None:

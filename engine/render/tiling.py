@@ -1,31 +1,25 @@
-"""Whole pictures in bounded memory: which windows to encode, and their pixels band by band.
+"""Whole pictures in bounded memory: how output pixels are divided, and what each part needs.
 
-A picture is rendered in bands of output rows, and a band in blocks. A block needs the codes around
-its pixels, and those the input pixels within the model's halo, so nothing larger than one window
-is ever encoded, and nothing larger than one band is ever held. What a block computes is, up to
-rounding, what it would be in the whole picture: the window ends where the picture ends, or a halo
-away from every code that is used.
+A picture is rendered in bands of output rows, and a band in tiles. A tile needs a window of the
+codes around its pixels, and that the input pixels within the model's halo, so nothing larger than
+one window is ever encoded, and nothing larger than one band is ever held. What a tile shows is, up
+to rounding, what it would be in the whole picture: the window ends where the picture ends, or a
+halo away from every code that is used. Its queries are answered in chunks.
 
 Sizes are (height, width); boxes (top, left, bottom, right); coordinates (y, x) in [-1, 1].
 """
 
 from __future__ import annotations
 
-import abc
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.normalisation import denormalise, norm_of
-from engine.runtime import autocast
-from models.layers import channels_last
 from utils import ConfigError, axis_coord
 
 Span = tuple[int, int]  # first, and one past the last
@@ -42,10 +36,12 @@ BAND = 1 << 25  # bytes of a band of output rows, all of its width
 class Grid:
     """The pixels asked for: `height` rows and `width` columns over a box of the picture.
 
-    size: of the picture, in its own pixels.
-    box: in those pixels, fractions allowed; None for the whole picture.
+    Args:
+        size: of the picture, in its own pixels.
+        box: in those pixels, fractions allowed; None for the whole picture.
 
-    Raises ConfigError: no pixels, or a box that is empty or not inside the picture.
+    Raises:
+        ConfigError: no pixels, or a box that is empty or not inside the picture.
     """
 
     size: tuple[int, int]
@@ -105,201 +101,135 @@ def positions(count: int, start: float, stop: float, extent: int) -> Tensor:
     return (centres * (2 / extent) - 1).float()
 
 
-class Source(abc.ABC):
-    """Where the codes of a window come from.
+@dataclass(frozen=True)
+class Layout:
+    """How the codes of a picture lie over its pixels, and how far around each matter.
 
     Args:
-        model: at evaluation, on `device`.
-        size: (H, W) of the photograph in pixels; there are `upscale` times as many codes.
-        margin: how many pixels around a window's codes decide them.
+        size: (H, W) of the picture in pixels; there are `upscale` times as many codes.
+        upscale, reach: see `models.protocol.ImplicitModel`.
+        margin: how many pixels around a window have to be read for it.
     """
 
-    def __init__(
-        self, model: nn.Module, size: tuple[int, int], device: torch.device, margin: int
-    ) -> None:
-        self.model = model
-        self.size = size
-        self.device = device
-        self.margin = margin
-        self.upscale = cast(int, model.upscale)
+    size: tuple[int, int]
+    upscale: int
+    reach: int | None
+    margin: int
 
-    @abc.abstractmethod
-    def codes(self, rows: Span, columns: Span) -> Tensor:
-        """The encoder's output, cut to rows and columns of codes: (1, c, h, w)."""
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Rows and columns of codes."""
+        return self.size[0] * self.upscale, self.size[1] * self.upscale
 
-    def window(self, rows: Span, columns: Span) -> Tensor:
-        """What `query_rgb` takes, of these rows and columns of codes: (1, C, h, w).
+    def window(self, axis: int, first: float, last: float, cell: float) -> Span:
+        """The codes along an axis that answer queries from `first` to `last` in [-1, 1].
 
-        Of no use at its outermost codes, unless the picture ends there: feature unfolding looks
-        at one code more on every side.
+        cell: extent of a query's pixel in the same units.
         """
-        # Cut before it is projected, as that makes it several times as large.
-        project = cast(Callable[[Tensor], Tensor], self.model.project)
-        return project(channels_last(self.codes(rows, columns)))
+        count = self.codes[axis]
+        if self.reach is None:
+            return 0, count
+        # Meta-SR looks from the corner of the pixel asked for, half of it away.
+        slack = self.reach + math.ceil(cell * count / 4)
+        low = math.floor(((first + 1) * count - 1) / 2) - slack
+        high = math.ceil(((last + 1) * count - 1) / 2) + slack + 1
+        return max(0, low), min(count, high)
+
+    def window_of(self, grid: Grid, axis: int, span: Span) -> Span:
+        """The codes along an axis that answer a span of a grid's rows or columns."""
+        places = (grid.rows, grid.columns)[axis]
+        first, last = places[span[0]].item(), places[span[1] - 1].item()
+        return self.window(axis, first, last, grid.cell[axis])
+
+    def pixels(self, axis: int, window: Span) -> Span:
+        """The input pixels along an axis that decide a window of codes."""
+        low = window[0] // self.upscale - self.margin
+        high = -(-window[1] // self.upscale) + self.margin
+        return max(0, low), min(self.size[axis], high)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How output pixels are divided: bands of rows, each in blocks of columns."""
+    """How output pixels are divided: bands of rows, each in tiles of so many columns."""
 
     bands: tuple[Span, ...]
-    blocks: tuple[Span, ...]
+    tiles: tuple[Span, ...]
 
 
-def make_plan(source: Source, grid: Grid, pixel_bytes: int, tile: int | None = None) -> Plan:
+def make_plan(layout: Layout, grid: Grid, pixel_bytes: int) -> Plan:
     """The division that encodes the fewest pixels with windows and bands of bounded size.
 
     pixel_bytes: of an output pixel, as it is held until its band is complete.
-    tile: instead, windows that reach at most about this many input pixels without their margin.
     """
     rows_per_band = max(1, BAND // (grid.width * pixel_bytes))
     bands_needed = math.ceil(grid.height / rows_per_band)
-    if tile is not None:
-        top, left, bottom, right = grid.area
-        bands = max(bands_needed, math.ceil((bottom - top) / tile))
-        return divide(grid, bands, math.ceil((right - left) / tile))
-    budget = max(WINDOW, (4 * source.margin + 16) ** 2)
+    if layout.reach is None:
+        return divide(grid, bands_needed, 1)
+    budget = max(WINDOW, (4 * layout.margin + 16) ** 2)
     best: tuple[int, Plan] | None = None
-    for blocks in range(1, grid.width + 1):
-        plan, encoded = narrowest(source, grid, bands_needed, blocks, budget)
+    for tiles in range(1, grid.width + 1):
+        plan, encoded = narrowest(layout, grid, bands_needed, tiles, budget)
         if plan is not None and (best is None or encoded < best[0]):
             best = encoded, plan
-        elif best is not None and blocks > 2 * len(best[1].blocks):
-            break  # more blocks mean more margin; nothing better follows
+        elif best is not None and tiles > 2 * len(best[1].tiles):
+            break  # more tiles mean more margin; nothing better follows
     return best[1] if best else divide(grid, grid.height, grid.width)
 
 
 def narrowest(
-    source: Source, grid: Grid, bands: int, blocks: int, budget: int
+    layout: Layout, grid: Grid, bands: int, tiles: int, budget: int
 ) -> tuple[Plan | None, int]:
     """The fewest bands, at least `bands`, whose windows fit, and the pixels then encoded."""
-    widths = read_lengths(source, grid, 1, blocks)
+    widths = read_lengths(layout, grid, 1, tiles)
     room = budget // max(widths)
     while bands <= grid.height:
-        heights = read_lengths(source, grid, 0, bands)
+        heights = read_lengths(layout, grid, 0, bands)
         if max(heights) <= room:
-            return divide(grid, bands, blocks), sum(heights) * sum(widths)
+            return divide(grid, bands, tiles), sum(heights) * sum(widths)
         # As many more as the excess asks for, so that few steps are needed.
         bands = max(bands + 1, min(bands * max(heights) // room, 2 * bands) - 1)
     return None, 0
 
 
-def read_lengths(source: Source, grid: Grid, axis: int, parts: int) -> list[int]:
-    """How many input pixels along an axis have to be read for each part of the grid."""
+def read_lengths(layout: Layout, grid: Grid, axis: int, count: int) -> list[int]:
+    """How many input pixels along an axis are read for each of `count` spans of the grid."""
     lengths = []
-    for span in cuts((grid.height, grid.width)[axis], parts):
-        low, high = pixels_around(source, axis, codes_around(source, grid, axis, span))
+    for span in cuts((grid.height, grid.width)[axis], count):
+        low, high = layout.pixels(axis, layout.window_of(grid, axis, span))
         lengths.append(high - low)
     return lengths
 
 
-def divide(grid: Grid, bands: int, blocks: int) -> Plan:
-    return Plan(cuts(grid.height, bands), cuts(grid.width, blocks))
+def divide(grid: Grid, bands: int, tiles: int) -> Plan:
+    return Plan(cuts(grid.height, bands), cuts(grid.width, tiles))
 
 
-def cuts(length: int, parts: int) -> tuple[Span, ...]:
-    """`length` in at most `parts` pieces as equal as can be."""
-    parts = min(parts, length)
-    edges = [length * part // parts for part in range(parts + 1)]
+def cuts(length: int, count: int) -> tuple[Span, ...]:
+    """`length` in at most `count` spans as equal as can be."""
+    count = min(count, length)
+    edges = [length * number // count for number in range(count + 1)]
     return tuple(itertools.pairwise(edges))
 
 
-def codes_around(source: Source, grid: Grid, axis: int, span: Span) -> Span:
-    """The window along an axis that answers the pixels of a span of it."""
-    positions = (grid.rows, grid.columns)[axis]
-    first, last = positions[span[0]].item(), positions[span[1] - 1].item()
-    return codes_of(source.size[axis] * source.upscale, first, last, grid.cell[axis])
+def chunks(band: Span, tile: Span, queries: int) -> Iterator[tuple[Span, Span]]:
+    """Rows and columns of a tile's chunks of at most so many pixels.
 
-
-def codes_of(count: int, first: float, last: float, cell: float) -> Span:
-    """The window of `count` codes that answers queries from `first` to `last` in [-1, 1]."""
-    # At most one code away, and for Meta-SR another half of the pixel asked for; and around
-    # these one that feature unfolding looks at.
-    slack = 2 + math.ceil(cell * count / 4)
-    low = math.floor(((first + 1) * count - 1) / 2) - slack
-    high = math.ceil(((last + 1) * count - 1) / 2) + slack + 1
-    return max(0, low), min(count, high)
-
-
-def pixels_around(source: Source, axis: int, codes: Span) -> Span:
-    """The input pixels that decide a span of codes."""
-    low = codes[0] // source.upscale - source.margin
-    high = -(-codes[1] // source.upscale) + source.margin
-    return max(0, low), min(source.size[axis], high)
-
-
-def render_bands(
-    source: Source,
-    grid: Grid,
-    dtype: np.dtype | type,
-    precision: str = "fp32",
-    tile: int | None = None,
-    report: Callable[[int], object] | None = None,
-) -> Iterator[np.ndarray]:
-    """The pixels of a grid as bands of rows (n, width, 3), from top to bottom.
-
-    dtype: float32 for [0, 1]; uint8 or uint16 for their whole range, rounded.
-    tile: see `make_plan`.
-    report: called with the number of pixels done since the last call.
+    They are squarish: their codes stay in the cache.
     """
-    plan = make_plan(source, grid, 3 * np.dtype(dtype).itemsize, tile)
-    for band in plan.bands:
-        pixels = np.empty((band[1] - band[0], grid.width, 3), dtype)
-        for block in plan.blocks:
-            render_block(source, grid, band, block, precision, pixels, report)
-        yield pixels
-
-
-@torch.inference_mode()
-def render_block(
-    source: Source,
-    grid: Grid,
-    band: Span,
-    block: Span,
-    precision: str,
-    pixels: np.ndarray,
-    report: Callable[[int], object] | None,
-) -> None:
-    """Write the pixels of one block into its band (n, width, 3)."""
-    rows = codes_around(source, grid, 0, band)
-    columns = codes_around(source, grid, 1, block)
-    with autocast(source.device, precision):
-        feat = source.window(rows, columns)
-        for part_rows, part_columns in chunks(band, block, source.model.query_chunk):  # type: ignore[arg-type]
-            colours = query_part(source, grid, feat, (rows[0], columns[0]), part_rows, part_columns)
-            top, bottom = part_rows[0] - band[0], part_rows[1] - band[0]
-            pixels[top:bottom, slice(*part_columns)] = to_pixels(colours, pixels.dtype)
-            if report is not None:
-                report((bottom - top) * (part_columns[1] - part_columns[0]))
-
-
-def chunks(band: Span, block: Span, queries: int) -> Iterator[tuple[Span, Span]]:
-    """Pieces of a block of at most so many pixels, squarish: their codes stay in the cache."""
-    height, width = band[1] - band[0], block[1] - block[0]
+    height, width = band[1] - band[0], tile[1] - tile[0]
     side = max(1, math.isqrt(queries))
     across = math.ceil(width / max(side, queries // height))
     down = math.ceil(height / max(1, queries // math.ceil(width / across)))
     for top, bottom in cuts(height, down):
         for left, right in cuts(width, across):
-            yield (band[0] + top, band[0] + bottom), (block[0] + left, block[0] + right)
+            yield (band[0] + top, band[0] + bottom), (tile[0] + left, tile[0] + right)
 
 
-def query_part(
-    source: Source, grid: Grid, feat: Tensor, origin: tuple[int, int], rows: Span, columns: Span
-) -> Tensor:
-    """Colours in [0, 1] of a piece of the grid: float32 (n, m, 3)."""
-    y = grid.rows[slice(*rows)].to(feat.device)
-    x = grid.columns[slice(*columns)].to(feat.device)
-    shape = len(y), len(x)
-    coord = torch.stack([y[:, None].expand(shape), x.expand(shape)], dim=-1).view(1, -1, 2)
-    cell = coord.new_tensor(grid.cell).expand_as(coord)
-    size = (source.size[0] * source.upscale, source.size[1] * source.upscale)
-    colours = source.model.query_rgb(feat, coord, cell, size=size, origin=origin)  # type: ignore[operator]
-    return denormalise(colours, norm_of(source.model).gt).view(*shape, 3)
-
-
-def to_pixels(colours: Tensor, dtype: np.dtype) -> np.ndarray:
-    """Colours in [0, 1] as pixels, rounded where these are whole numbers."""
-    if dtype.kind == "f":
-        return colours.cpu().numpy()
-    return colours.mul_(np.iinfo(dtype).max).round_().cpu().numpy().astype(dtype)
+def split_by_rows(size: tuple[int, int], coord: Tensor) -> Iterator[Tensor]:
+    """Indices of coord (Q, 2) in groups, each within few enough rows of codes for one window."""
+    height, width = size
+    rows = max(1, WINDOW // width)
+    group = ((coord[:, 0] + 1) * (height / 2 / rows)).long()
+    order = group.argsort(stable=True)
+    counts = torch.unique_consecutive(group[order], return_counts=True)[1]
+    yield from order.split(counts.tolist())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,11 +14,12 @@ from torch import nn
 
 from datasets.encoders import to_8_bits
 from datasets.transparency import fill_hidden
-from engine.render.features import FeatureSource, encode_whole
-from engine.render.photo import rgb
+from engine.render.continuous_image import ContinuousImage
+from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
-from engine.render.tiling import Box, Grid, render_bands
+from engine.render.tiling import Box, Grid
 from engine.weights.pretrained import import_optional
+from models.protocol import implicit
 from utils import ConfigError, DataError
 
 Enlarge = Callable[[Grid], np.ndarray]  # pixels wanted -> uint8 (height, width, 3)
@@ -132,30 +132,29 @@ def by_model(
     """Frames by a model, which encodes what the frames show of the photograph once."""
     size = (pixels.shape[0], pixels.shape[1])
     shown = [box for box in film.boxes if enlarges(Grid(size, *film.resolution, box))]
+    if not shown:
+        return by_resizing(pixels)
     top, left, bottom, right = (0, 0, *size)
-    if shown and model.halo is not None:
-        margin = cast(int, model.halo) + 2
-        top, left = (max(0, math.floor(min(edge)) - margin) for edge in columns_of(shown)[:2])
+    needs = implicit(model)
+    if needs.halo is not None and needs.reach is not None:
+        margin = needs.halo + needs.reach + 2
+        tops, lefts, bottoms, rights = zip(*shown, strict=True)
+        top, left = (max(0, math.floor(min(edge)) - margin) for edge in (tops, lefts))
         bottom, right = (
             min(length, math.ceil(max(edge)) + margin)
-            for length, edge in zip(size, columns_of(shown)[2:], strict=True)
+            for length, edge in zip(size, (bottoms, rights), strict=True)
         )
-    part = pixels[top:bottom, left:right]
-    features = encode_whole(model, part, device, precision) if shown else torch.empty(0)
-    source = FeatureSource(model, features, (part.shape[0], part.shape[1]))
+    part = ContinuousImage.represent(
+        pixels[top:bottom, left:right], model, device=device, precision=precision
+    )
 
     def enlarge(grid: Grid) -> np.ndarray:
         y0, x0, y1, x1 = grid.area
         moved = (y0 - top, x0 - left, y1 - top, x1 - left)
-        inside = Grid(source.size, grid.height, grid.width, moved)
-        return np.concatenate([*render_bands(source, inside, np.uint8, precision)])
+        inside = Grid(part.size, grid.height, grid.width, moved)
+        return np.concatenate([*part.bands(inside, np.uint8)])
 
     return enlarge
-
-
-def columns_of(boxes: Sequence[Box]) -> list[tuple[float, ...]]:
-    """All tops, all lefts, all bottoms, all rights."""
-    return [*zip(*boxes, strict=True)]
 
 
 def by_resizing(pixels: np.ndarray) -> Enlarge:

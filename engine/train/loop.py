@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,14 +20,14 @@ from engine.loader import LostWorker, share
 from engine.normalisation import normalise
 from engine.runtime import autocast, say
 from engine.train.lr_schedule import learning_rate
-from engine.train.monitor import Board, StepReport, Throughput, first_lines, peak_memory
-from engine.train.records import report_step, settle
-from engine.train.run import TENSORS, Run, save, save_last
+from engine.train.monitor import Throughput, peak_memory
+from engine.train.run import TENSORS, Outputs, Run, StepReport, refuse_step, save
 from engine.train.run_folder import BEST, LAST
 from engine.train.signals import Stopped
 from utils import DataError, time_text
 
 MOST_PANELS = 50  # pictures are large, and runs long
+SMALLEST_SCALE = 2.0**-10
 
 
 def train(run: Run) -> None:
@@ -43,113 +42,145 @@ def train(run: Run) -> None:
         throughput = Throughput()
         try:
             train_epoch(run, throughput)
-            figures = throughput.figures()
+            rates = throughput.scalars()
             psnr = validate(run)
         except LostWorker as error:  # between two steps, or after the last one
-            save_last(run)
+            save(run)
             if run.stop.signum:  # which may have ended the loader's processes as well
                 raise Stopped(run.stop.reason) from error
             saved = "" if run.outputs is None else f"saved {run.path / LAST}; "
             raise DataError(f"{error}; {saved}go on with --resume auto") from error
-        finish_epoch(run, psnr, figures)
+        finish_epoch(run, psnr, rates)
         if run.processes.sum(torch.tensor(run.stop.signum, device=run.device)) > 0:
             raise Stopped(run.stop.reason)
-    run.profile.close()
+    if run.profiler is not None:
+        run.profiler.stop()
 
 
 def train_epoch(run: Run, throughput: Throughput) -> None:
-    """The steps that are left of the current epoch; leaves when asked to stop, state saved."""
-    config, state, batches = run.config, run.state, run.train_data.batches
+    """Take the steps that are left of the current epoch.
+
+    Raises:
+        Stopped: a signal asked for an end; the state is saved.
+    """
+    state, batches = run.state, run.train_data.batches
     batches.start(state.epoch, state.position)
     run.model.train()
-    reports: deque[StepReport] = deque()
-    # A GPU works on while the numbers of the step before are looked at; a CPU has them at once,
-    # and so its weights never take a step that is not finite.
-    most_waiting = 1 if run.device.type == "cuda" else 0
-    bar = tqdm(
+    bar = progress_bar(
+        run,
         throughput.timed(run.train_data.loader if state.position < len(batches) else ()),
-        desc=f"epoch {state.epoch + 1}/{config.epoch_max}",
+        desc=f"epoch {state.epoch + 1}/{run.config.epoch_max}",
         total=len(batches),
         initial=state.position,
         unit="step",
-        leave=False,
-        dynamic_ncols=True,
-        disable=None if run.processes.is_main else True,
     )
-    with bar, settled(run, reports, bar):
-        for batch in bar:
-            items = batches.items(state.position)
-            lr = learning_rate(config, state.step, len(batches))
-            state.set_lr(lr)
-            state.optimizer.zero_grad(set_to_none=True)
-            loss = backward(run, batch, items)
-            reports.append(report_step(run, batch, items, lr, loss))
-            while len(reports) > most_waiting:
-                settle(run, reports.popleft(), bar)
-
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            state.step += 1
-            state.position += 1
-            if config.ema_decay is not None:
-                state.average(config.ema_decay)
-            throughput.images += items
-            run.profile.step()
-
-            if run.stopping or run.save_due:
-                while reports:
-                    settle(run, reports.popleft(), bar)
-                save_last(run)
-            if run.stopping:
-                raise Stopped(run.stop.reason)
+    with bar:
+        try:
+            for batch in bar:
+                throughput.images += batches.items(state.position)
+                train_step(run, batch)
+                bar.set_postfix_str(f"loss {run.latest_loss:.4f}", refresh=False)
+                if run.profiler is not None:
+                    run.profiler.step()
+                if run.stopping or run.save_due:
+                    drain(run)
+                    save(run)
+                if run.stopping:
+                    raise Stopped(run.stop.reason)
+        except LostWorker:
+            drain(run)
+            raise
+        drain(run)
 
 
-@contextlib.contextmanager
-def settled(run: Run, reports: deque[StepReport], bar: Any) -> Iterator[None]:
-    """Leaves no report waiting, also where a loader process is lost."""
-    lost = None
-    try:
-        yield
-    except LostWorker as error:
-        lost = error
-    while reports:
-        settle(run, reports.popleft(), bar)
-    if lost is not None:
-        raise lost
-
-
-def backward(run: Run, batch: Mapping[str, Any], items: int) -> Tensor:
-    """Gradients of the mean loss over a batch's items, micro-batch by micro-batch.
+def train_step(run: Run, batch: Mapping[str, Any]) -> None:
+    """Take one optimiser step; a collective operation of all processes.
 
     Args:
-        batch: this process's part.
-        items: of the whole batch, over all processes.
+        batch: this process's part of the batch.
 
-    Returns:
-        This process's part of the mean loss, 0-d.
+    Raises:
+        DataError: a loss or a gradient is not finite; a diagnosis is saved.
     """
-    config, count = run.config, run.processes.count
-    part = share(items, count, run.processes.rank)
-    counts = part.stop > part.start  # an empty share is filled with an item of no weight
-    micro = -(-config.train_dataset.batch_size // (count * config.accumulate))
-    pieces = list(zip(*(batch[name].split(micro) for name in TENSORS), strict=True))
-    total = torch.zeros((), device=run.device)
-    for number, piece in enumerate(pieces):
-        inp, coord, cell, gt = (value.to(run.device, non_blocking=True) for value in piece)
-        weight = len(inp) / items if counts else 0.0
-        waits = isinstance(run.model, DistributedDataParallel) and number + 1 < len(pieces)
-        with run.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-            with autocast(run.device, config.precision):
-                colours = run.model(normalise(inp, config.data_norm.inp, 1), coord, cell)
-            loss = mean_error(colours, gt, config.data_norm.gt) * weight
-            run.state.scaler.scale(loss * count).backward()
-        total = total + loss.detach()
-    return total
+    config, state, processes = run.config, run.state, run.processes
+    items = run.train_data.batches.items(state.position)  # over all processes
+    lr = learning_rate(config, state.step, run.steps_per_epoch)
+    state.set_lr(lr)
+    state.optimizer.zero_grad(set_to_none=True)
+
+    # The mean over the items of all processes, micro-batch by micro-batch.
+    part = share(items, processes.count, processes.rank)
+    has_share = part.stop > part.start  # an empty share is filled with an item of no weight
+    size = -(-config.train_dataset.batch_size // (processes.count * config.accumulate))
+    micro_batches = list(zip(*(batch[name].split(size) for name in TENSORS), strict=True))
+    loss = torch.zeros((), device=run.device)
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        inp, coord, cell, gt = (value.to(run.device, non_blocking=True) for value in micro_batch)
+        if isinstance(run.model, DistributedDataParallel):  # gradients are exchanged once a step
+            run.model.require_backward_grad_sync = number == len(micro_batches)
+        with autocast(run.device, config.precision):
+            prediction = run.model(normalise(inp, config.data_norm.inp, 1), coord, cell)
+        weight = len(inp) / items if has_share else 0.0
+        micro_loss = mean_error(prediction, gt, config.data_norm.gt) * weight
+        state.scaler.scale(micro_loss * processes.count).backward()
+        loss = loss + micro_loss.detach()
+
+    norm = torch.nn.utils.get_total_norm(
+        [weight.grad for weight in state.model.parameters() if weight.grad is not None]
+    )
+    save_due = processes.is_main and time.monotonic() - run.saved > config.save_minutes * 60
+    flags = [run.stop.signum, save_due, len(batch["skipped"])]
+    numbers = torch.stack([loss, norm, *(loss.new_full((), float(flag)) for flag in flags)])
+    report = StepReport(state.step + 1, lr, items, batch, loss, processes.sum(numbers))
+    run.unread.append(report)
+    # A GPU works on while the numbers of the step before are looked at; a CPU has them at once,
+    # and so its weights never take a step that is not finite.
+    drain(run, keep=1 if run.device.type == "cuda" else 0)
+
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.step += 1
+    state.position += 1
+    if config.ema_decay is not None:
+        state.average(config.ema_decay)
 
 
-def mean_error(colours: Tensor, gt: Tensor, norm: Norm) -> Tensor:
+def mean_error(prediction: Tensor, gt: Tensor, norm: Norm) -> Tensor:
     """L1 between predictions (B, Q, 3), normalised and of any precision, and gt in [0, 1]; 0-d."""
-    return F.l1_loss(colours.float(), normalise(gt, norm, -1))
+    return F.l1_loss(prediction.float(), normalise(gt, norm, -1))
+
+
+def drain(run: Run, keep: int = 0) -> None:
+    """Record the steps whose numbers nobody has looked at yet, but the last `keep`."""
+    while len(run.unread) > keep:
+        record_step(run, run.unread.popleft())
+
+
+def record_step(run: Run, report: StepReport) -> None:
+    """Take the numbers of a step into the records.
+
+    Raises:
+        DataError: the loss or the gradient is not finite; a diagnosis is saved.
+    """
+    state = run.state
+    loss, norm, stop, save_due, skipped = report.values()
+    # A scaler skips steps whose scaled gradient is too large, and then scales less.
+    scaled = state.scaler.is_enabled()
+    excused = not math.isfinite(norm) and scaled and state.scaler.get_scale() > SMALLEST_SCALE
+    if not math.isfinite(loss) or not (math.isfinite(norm) or excused):
+        refuse_step(run, report, loss, norm / run.processes.count)
+    for message in report.batch["skipped"]:
+        if message not in state.broken:
+            say(f"replaced: {message}")
+        state.broken[message] = None
+    run.latest_loss = loss
+    state.loss_sum += loss * report.items
+    state.items += report.items
+    state.skipped += int(skipped)
+    run.stopping = run.stopping or stop > 0
+    run.save_due = run.save_due or save_due > 0
+    if run.outputs is not None:
+        run.outputs.losses.add(report.step, state.epoch + 1, loss)
 
 
 def validate(run: Run) -> float | None:
@@ -175,34 +206,23 @@ def validate(run: Run) -> float | None:
         config.precision,
     )
     wide = torch.float32 if run.device.type == "mps" else torch.float64
-    sums = [result.psnr_sum, result.count, float(run.stop.signum > 0)]
-    total, count, stopping = run.processes.sum(
-        torch.tensor(sums, dtype=wide, device=run.device)
-    ).tolist()
+    sums = torch.tensor(
+        [result.psnr_sum, result.count, run.stop.signum], dtype=wide, device=run.device
+    )
+    total, count, stopping = run.processes.sum(sums).tolist()
     if stopping:
-        save_last(run)
+        save(run)
         raise Stopped(run.stop.reason)
     messages = [message for part in run.processes.gather(replaced) for message in part]
-    report_replaced(run, state.epoch + 1, "validation", len(messages), messages)
+    log_replaced(run, state.epoch + 1, "validation", len(messages), messages)
     return total / count
-
-
-def report_replaced(run: Run, epoch: int, what: str, count: int, messages: Iterable[str]) -> None:
-    """The log line of the items of an epoch that broken photographs were replaced in."""
-    if count:
-        told = first_lines([*dict.fromkeys(messages)])
-        run.log(f"epoch {epoch}: {count} {what} items replaced for broken photographs: {told}")
 
 
 def until_stopped(
     run: Run, loader: Iterable[Any], replaced: list[str]
 ) -> Iterator[dict[str, Tensor]]:
     """The tensors of each batch, until a signal comes; messages of replaced items to `replaced`."""
-    bar = tqdm(
-        loader, desc="validation", unit="batch", leave=False, dynamic_ncols=True,
-        disable=None if run.processes.is_main else True,
-    )  # fmt: skip
-    with bar:
+    with progress_bar(run, loader, desc="validation", unit="batch") as bar:
         for batch in bar:
             if run.stop.signum:
                 return
@@ -210,10 +230,16 @@ def until_stopped(
             yield {name: batch[name] for name in TENSORS}
 
 
-def finish_epoch(run: Run, psnr: float | None, figures: dict[str, float]) -> None:
+def progress_bar(run: Run, batches: Iterable[Any], **options: Any) -> Any:
+    """A progress bar over batches, on the terminal of the main process only."""
+    disable = None if run.processes.is_main else True
+    return tqdm(batches, leave=False, dynamic_ncols=True, disable=disable, **options)
+
+
+def finish_epoch(run: Run, psnr: float | None, rates: Mapping[str, float]) -> None:
     """Count the epoch as finished, log it and save it."""
     config, state = run.config, run.state
-    scalars = {"train/loss": state.loss_sum / state.items, "train/lr": state.lr, **figures}
+    scalars = {"train/loss": state.loss_sum / state.items, "train/lr": state.lr, **rates}
     scalars["peak_memory_gib"] = peak_memory(run.device)
     if psnr is not None:
         scalars["val/psnr"] = psnr
@@ -224,23 +250,49 @@ def finish_epoch(run: Run, psnr: float | None, figures: dict[str, float]) -> Non
     state.best = psnr if improved else state.best
     state.epoch, state.position, state.loss_sum, state.items = state.epoch + 1, 0, 0.0, 0
 
-    now = time.monotonic()
-    elapsed = state.seconds + now - run.started
-    run.log(epoch_line(run, scalars, elapsed))
-    report_replaced(run, state.epoch, "training", skipped, broken)
+    run.log(epoch_line(run, scalars))
+    log_replaced(run, state.epoch, "training", skipped, broken)
     if run.outputs is not None:
-        run.outputs.board.add(state.epoch, scalars)
+        run.outputs.tensorboard.scalars(state.epoch, scalars)
         if psnr is not None:
-            show_panel(run, run.outputs.board)
+            show_panel(run, run.outputs)
     names = [BEST] if improved else []
     if config.epoch_save is not None and state.epoch % config.epoch_save == 0:
         names.append(f"epoch-{state.epoch}.pth")
-    # The last one last: whoever goes on from it finds the others written.
-    save(run, [*names, LAST])
+    save(run, *names)
 
 
-def show_panel(run: Run, board: Board) -> None:
-    """The first validation photographs as the model enlarges them now, to TensorBoard."""
+def epoch_line(run: Run, scalars: Mapping[str, float]) -> str:
+    """The log line of an epoch."""
+    epoch, last = run.state.epoch, run.config.epoch_max
+    elapsed = run.state.seconds + time.monotonic() - run.started
+    validation = [f"val: psnr={scalars['val/psnr']:.4f}"] if "val/psnr" in scalars else []
+    parts = [
+        f"epoch {epoch}/{last}",
+        f"train: loss={scalars['train/loss']:.4f}",
+        *validation,
+        f"lr={scalars['train/lr']:.2e}",
+        f"{scalars['images_per_second']:.1f} images/s",
+        f"{100 * scalars['waiting']:.0f}% waiting for data",
+        f"peak memory {scalars['peak_memory_gib']:.2f} GiB",
+        f"{time_text(elapsed)}/{time_text(elapsed / epoch * last)}",
+    ]
+    return ", ".join(parts)
+
+
+def log_replaced(run: Run, epoch: int, what: str, count: int, messages: Iterable[str]) -> None:
+    """Log how many items of an epoch were replaced for broken photographs, and the first few."""
+    if count:
+        told = [*dict.fromkeys(messages)]
+        shown = told[:3] + [f"and {len(told) - 3} more"] * (len(told) > 3)
+        run.log(
+            f"epoch {epoch}: {count} {what} items replaced for broken photographs: "
+            f"{'; '.join(shown)}"
+        )
+
+
+def show_panel(run: Run, outputs: Outputs) -> None:
+    """Show in TensorBoard how the model enlarges the first validation photographs now."""
     config, state = run.config, run.state
     assert config.epoch_val is not None
     assert run.val_data is not None
@@ -259,20 +311,4 @@ def show_panel(run: Run, board: Board) -> None:
         say(f"no panel: {error}")
         return
     if panel is not None:
-        board.add_picture(state.epoch, "val/panel", panel)
-
-
-def epoch_line(run: Run, scalars: Mapping[str, float], elapsed: float) -> str:
-    """The log line of an epoch."""
-    epoch, last = run.state.epoch, run.config.epoch_max
-    parts = [f"epoch {epoch}/{last}", f"train: loss={scalars['train/loss']:.4f}"]
-    if "val/psnr" in scalars:
-        parts.append(f"val: psnr={scalars['val/psnr']:.4f}")
-    parts += [
-        f"lr={scalars['train/lr']:.2e}",
-        f"{scalars['images_per_second']:.1f} images/s",
-        f"{100 * scalars['waiting']:.0f}% waiting for data",
-        f"peak memory {scalars['peak_memory_gib']:.2f} GiB",
-        f"{time_text(elapsed)}/{time_text(elapsed / epoch * last)}",
-    ]
-    return ", ".join(parts)
+        outputs.tensorboard.picture(state.epoch, "val/panel", panel)

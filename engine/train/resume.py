@@ -6,13 +6,14 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.config import TrainConfig, config_dict
-from engine.train.run_folder import RunFolder
+from engine.runtime import say
+from engine.train.run_folder import LAST, RunFolder
 from engine.weights.checkpoint import load_checkpoint
 from registry import show
-from utils import ConfigError
+from utils import ConfigError, DataError
 
 # Settings that say how, how long or how often, but not what is trained on what.
 FREE = {
@@ -25,12 +26,21 @@ PLACES = ("root_path", "root_path_1", "root_path_2", "split_file", "cache", "max
 CONTENTS = ", contents "
 END = 16384  # bytes: few enough for tens of thousands of photographs
 
-Found = tuple[Path, dict[str, Any]]
+
+class ResumePoint(NamedTuple):
+    """A checkpoint to go on from, and its file."""
+
+    path: Path
+    checkpoint: dict[str, Any]
+
+
+def read(path: str | Path) -> ResumePoint:
+    return ResumePoint(Path(path), load_checkpoint(path))
 
 
 def find_checkpoint(
     folder: RunFolder, resume: str | None, key: str | None, overwrite: bool
-) -> Found | None:
+) -> ResumePoint | None:
     """The checkpoint to go on from, or None for a fresh start.
 
     Args:
@@ -44,13 +54,11 @@ def find_checkpoint(
         DataError: the checkpoint can't be read.
     """
     wanted = resume or key
-    if overwrite and resume is None:
-        return None if key in (None, "auto") else read(Path(str(key)))
+    if overwrite and wanted in (None, "auto"):
+        return None
     if wanted == "auto":
-        found = folder.newest()
-        if found is None and key not in (None, "auto"):
-            found = read(Path(str(key)))
-        return found
+        newest = find_newest(folder)
+        return read(key) if newest is None and key not in (None, "auto") else newest
     if wanted is None:
         if folder.holds_run():
             raise ConfigError(
@@ -58,8 +66,8 @@ def find_checkpoint(
                 "--overwrite to start over, or another --name or --tag"
             )
         return None
-    found = read(Path(wanted))
-    if folder.holds_run() and not folder.holds(found[0]) and not overwrite:
+    found = read(wanted)
+    if folder.holds_run() and not folder.holds(found.path) and not overwrite:
         raise ConfigError(
             f"{folder.path}: holds another run than {wanted}; allowed: --overwrite, or another "
             "--name or --tag"
@@ -67,18 +75,52 @@ def find_checkpoint(
     return found
 
 
-def read(path: Path) -> Found:
-    return path, load_checkpoint(path)
+def find_newest(folder: RunFolder) -> ResumePoint | None:
+    """`epoch-last.pth`, or where it is not whole the checkpoint that got furthest.
+
+    None where there is no checkpoint at all. Those that are passed over are named in a line.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole.
+    """
+    best: ResumePoint | None = None
+    problems: list[DataError] = []
+    for path in folder.checkpoints():
+        try:
+            found = read(path)
+        except DataError as error:
+            problems.append(error)
+            continue
+        if path.name == LAST:
+            return found
+        if best is None or progress(found.checkpoint) > progress(best.checkpoint):
+            best = found
+    if best is None and problems:
+        raise DataError(f"{problems[-1]}; no checkpoint of {folder.path} is whole")
+    for problem in problems:
+        say(f"passed over: {problem}")
+    return best
 
 
-def refuse_differences(found: Found, config: TrainConfig, data: Mapping[str, str]) -> None:
+def progress(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
+    """How far a checkpoint got, for comparing."""
+    position = checkpoint.get("position", 0)
+    return checkpoint.get("epoch", 0), position if isinstance(position, int) else 0
+
+
+def is_finished(checkpoint: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Whether a checkpoint is the end of the configured run; not that of another model."""
+    same = all(checkpoint["model"][key] == config.model[key] for key in ("name", "args"))
+    return same and checkpoint.get("epoch", 0) >= config.epoch_max
+
+
+def refuse_differences(start: ResumePoint, config: TrainConfig, data: Mapping[str, str]) -> None:
     """Raises ConfigError where a checkpoint is of another run; names every difference."""
-    path, checkpoint = found
-    differences = list(find_differences(checkpoint, config, data))
+    differences = list(find_differences(start.checkpoint, config, data))
     if differences:
         raise ConfigError(
-            f"{path}: of another run ({'; '.join(differences)}); allowed: the same settings, or "
-            "--resume-anyway"
+            f"{start.path}: of another run ({'; '.join(differences)}); allowed: the same "
+            "settings, or --resume-anyway"
         )
 
 
@@ -109,10 +151,8 @@ def is_free(
 ) -> bool:
     """Whether a setting may differ in a run that goes on."""
     part, _, rest = key.partition(".")
-    if part == "epoch_max":
-        return config.lr_schedule is None
     if part in FREE:
-        return True
+        return part != "epoch_max" or config.lr_schedule is None
     in_place = rest.startswith("dataset.args.") and rest.rsplit(".", 1)[-1] in PLACES
     return in_place and part in old_files and part in files
 
@@ -139,16 +179,14 @@ def fingerprint(dataset: Any) -> str:
     Where they lie does not count.
     """
     digest, checksum = hashlib.sha256(), 0
-    count = 0
-    if hasattr(dataset, "names"):
-        files = dict.fromkeys(str(name) for i in range(len(dataset)) for name in dataset.names(i))
-        count = len(files)
-        for name in files:
-            path = Path(name)
-            size = path.stat().st_size if path.is_file() else -1
-            digest.update(f"{path.name} {size}\n".encode())
-            checksum = zlib.crc32(ends(path, size), checksum)
-    return f"{len(dataset)} items, {count} files, {digest.hexdigest()[:16]}{CONTENTS}{checksum:08x}"
+    names = dataset.names if hasattr(dataset, "names") else lambda _: ()
+    files = dict.fromkeys(Path(name) for index in range(len(dataset)) for name in names(index))
+    for path in files:
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(f"{path.name} {size}\n".encode())
+        checksum = zlib.crc32(ends(path, size), checksum)
+    counts = f"{len(dataset)} items, {len(files)} files"
+    return f"{counts}, {digest.hexdigest()[:16]}{CONTENTS}{checksum:08x}"
 
 
 def ends(path: Path, size: int) -> bytes:

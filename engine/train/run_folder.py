@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import errno
 import os
+import platform
 import re
 import shutil
 import sys
@@ -13,8 +15,13 @@ from typing import IO, Any
 import yaml
 
 from engine.runtime import print_anyway, say
-from engine.weights.checkpoint import TEMPORARY, load_checkpoint, write_whole
+from engine.weights.checkpoint import TEMPORARY, write_whole
 from utils import ConfigError, DataError, natural_key
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 LAST, BEST = "epoch-last.pth", "epoch-best.pth"
@@ -45,6 +52,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            self.made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
             self.lock_file: IO[str] = open(path / LOCK, "a+")  # noqa: SIM115
         except OSError as error:
@@ -56,74 +64,61 @@ class RunFolder:
     def lock(self) -> None:
         """Take the lock, which the system releases when its holder ends, however it ends.
 
-        A lock of fcntl's kind, since that is not handed on to loader processes, which may live a
-        few seconds longer than a run that was killed.
+        A lock of fcntl's kind, since loader processes, which may live a few seconds longer than a
+        run that was killed, do not inherit it.
         """
         try:
+            if fcntl is None:
+                raise OSError(errno.ENOLCK, "this system has no locks of files")
             fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            in_use = not (self.path / LOCK).exists()  # its holder has just removed its folder
         except OSError as error:
+            in_use = error.errno in (errno.EACCES, errno.EAGAIN)
+            if not in_use:
+                say(
+                    f"{self.path}: can't be locked ({error.strerror}), so that a second run in "
+                    "this folder would not be noticed; start one only"
+                )
+        if in_use:
             self.lock_file.seek(0)
             holder = self.lock_file.read().strip() or "another process"
-            raise DataError(f"{self.path}: in use by {holder}; one run per folder") from error
+            raise DataError(f"{self.path}: in use by {holder}; one run per folder")
         try:
             self.lock_file.truncate(0)
-            self.lock_file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            self.lock_file.write(f"process {os.getpid()} on {platform.node()}")
             self.lock_file.flush()
         except OSError as error:
             raise DataError(f"{self.path}: can't be written to ({error.strerror})") from error
 
-    def release(self) -> None:
-        self.lock_file.close()
+    def remove_if_unused(self) -> None:
+        """Remove the folders that this object has made, where a run has written nothing."""
+        if self.made and [file.name for file in self.path.iterdir()] == [LOCK]:
+            with contextlib.suppress(OSError):  # another run has begun beside this one
+                (self.path / LOCK).unlink()
+                for folder in self.made:
+                    folder.rmdir()
 
     def checkpoints(self) -> list[Path]:
         """Every checkpoint, `epoch-last.pth` first."""
-        found = sorted(self.path.glob("epoch-*.pth"), key=lambda path: natural_key(path.name))
-        return sorted(found, key=lambda path: path.name != LAST)
+        found = self.path.glob("epoch-*.pth")
+        return sorted(found, key=lambda path: (path.name != LAST, natural_key(path.name)))
 
     def holds_run(self) -> bool:
         """Whether there is anything that starting over would lose."""
-        if self.checkpoints():
-            return True
         losses = self.path / "losses.csv"  # with its header alone, nothing came of the run
-        return losses.exists() and losses.stat().st_size > len(LOSSES_HEADER)
+        has_losses = losses.exists() and losses.stat().st_size > len(LOSSES_HEADER)
+        return has_losses or bool(self.checkpoints())
 
     def holds(self, path: Path) -> bool:
         """Whether a file lies in this folder."""
         return path.resolve().parent == self.path.resolve()
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """`epoch-last.pth`, or where it is not whole the checkpoint that got furthest.
-
-        None where there is no checkpoint at all. Those that are passed over are named in a line.
-
-        Raises:
-            DataError: there are checkpoints, and none is whole.
-        """
-        best: tuple[Path, dict[str, Any]] | None = None
-        problems: list[DataError] = []
-        for path in self.checkpoints():
-            try:
-                checkpoint = load_checkpoint(path)
-            except DataError as error:
-                problems.append(error)
-                continue
-            if path.name == LAST:
-                return path, checkpoint
-            if best is None or progress(checkpoint) > progress(best[1]):
-                best = path, checkpoint
-        if best is None and problems:
-            raise DataError(f"{problems[-1]}; no checkpoint of {self.path} is whole")
-        for problem in problems:
-            say(f"passed over: {problem}")
-        return best
-
     def clear(self, *, diagnoses: bool) -> None:
         """Remove what a run leaves here, perhaps also its diagnoses, and nothing else."""
-        for pattern in ("epoch-*.pth", "diagnosis-*.pth") if diagnoses else ("epoch-*.pth",):
+        names = ["config.yaml", "log.txt", "losses.csv", "trace.json", "epoch-*.pth"]
+        for pattern in [*names, "diagnosis-*.pth"] if diagnoses else names:
             for path in self.path.glob(pattern):
                 path.unlink()
-        for name in ("config.yaml", "log.txt", "losses.csv", "trace.json"):
-            (self.path / name).unlink(missing_ok=True)
         if (self.path / "tensorboard").is_dir():
             shutil.rmtree(self.path / "tensorboard")
 
@@ -132,19 +127,13 @@ class RunFolder:
         write_whole(self.path / "config.yaml", text.encode())
 
     def log(self, message: str) -> None:
-        """A line in `log.txt`, and on the terminal."""
+        """Write a line to `log.txt` and to the terminal."""
         print_anyway(message, sys.stdout)
         append(self.path / "log.txt", message + "\n")
 
 
-def progress(checkpoint: dict[str, Any]) -> tuple[int, int]:
-    """How far a checkpoint got, for comparing."""
-    position = checkpoint.get("position", 0)
-    return checkpoint.get("epoch", 0), position if isinstance(position, int) else 0
-
-
 def append(path: Path, text: str) -> None:
-    """Add to a text file, flushed to the disk.
+    """Add to a text file, and flush it to the disk.
 
     Raises:
         DataError: it can't be written.
@@ -159,7 +148,7 @@ def append(path: Path, text: str) -> None:
 
 
 class LossLog:
-    """`losses.csv`: the loss of every step, exactly as it was, in step with the checkpoints.
+    """`losses.csv`: the exact loss of every step, in step with the checkpoints.
 
     Losses are written before the checkpoint that follows them. So a run that goes on finds at
     least those up to its checkpoint, and drops later ones, which it makes again.
@@ -187,10 +176,8 @@ def kept_lines(text: str, steps_done: int) -> str:
     """The lines of whole records of steps 1 to steps_done."""
     kept = []
     for line in text.splitlines(keepends=True)[1:]:
-        step, _, rest = line.partition(",")
-        if not line.endswith("\n") or not re.fullmatch("[0-9]{1,18}", step) or not rest:
-            break
-        if int(step) > steps_done:
+        record = re.fullmatch("([0-9]{1,18}),.+\n", line)
+        if record is None or int(record[1]) > steps_done:
             break
         kept.append(line)
     return "".join(kept)

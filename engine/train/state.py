@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from engine.config import OptimizerConfig, TrainConfig, config_dict
+from engine.config import TrainConfig, config_dict
 from engine.runtime import versions
 from engine.weights.checkpoint import check_answers, load_checkpoint
 from registry import show
@@ -35,7 +35,7 @@ class TrainState:
         skipped: training items replaced for broken photographs in the current epoch.
         broken: messages about those photographs, as far as this process has met them.
         best: highest validation PSNR so far.
-        seconds: spent on the run, over all its sittings.
+        seconds: spent on the run, over all its sessions.
         data: fingerprint of the files of each data set.
     """
 
@@ -67,8 +67,7 @@ class TrainState:
         Early on the average is over fewer steps than decay asks for, or it would remember the
         random weights of the beginning.
         """
-        if self.ema is None:
-            return
+        assert self.ema is not None
         keep = min(decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             averages: list[Tensor] = list(self.ema.parameters())
@@ -86,12 +85,15 @@ class TrainState:
 
     def checkpoint(self, config: TrainConfig) -> dict[str, Any]:
         """All of it, the published keys first."""
+        optimizer = self.optimizer.state_dict()
+        # Without how this machine computes it.
+        groups = [{**g, "fused": None, "foreach": None} for g in optimizer["param_groups"]]
         return {
-            "model": {**plain_spec(config.model), "sd": self.model.state_dict()},
+            "model": {**config.model, "sd": self.model.state_dict()},
             "optimizer": {
                 "name": config.optimizer.name,
-                "args": dict(config.optimizer.args),
-                "sd": portable(self.optimizer.state_dict()),
+                "args": config.optimizer.args,
+                "sd": {**optimizer, "param_groups": groups},
             },
             **{name: getattr(self, name) for name in self.COUNTERS},
             "broken": [*self.broken],
@@ -159,45 +161,25 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     model = models.make(config.model)
     check_answers(model, config.model["name"])
     if config.init is not None:
-        load_init(model, Path(config.init))
+        start = load_checkpoint(config.init)
+        try:
+            load_state(model, start["model"]["sd"] if start.get("ema") is None else start["ema"])
+        except UserError as error:
+            raise DataError(f"init: {config.init}: {error}") from error
     model = model.to(device).train()
+    make_optimizer = OPTIMIZERS[config.optimizer.name]
     scaled = config.precision == "fp16" and device.type == "cuda"
     return TrainState(
         model=model,
-        optimizer=make_optimizer(model, config.optimizer),
+        # Over all parameters, frozen ones too: so the published code numbers them.
+        optimizer=make_optimizer(model.parameters(), **config.optimizer.args, fused=True),
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
         ema=copy.deepcopy(model).eval() if config.ema_decay is not None else None,
     )
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser over all parameters, frozen ones too: so the published code numbers them."""
-    return OPTIMIZERS[config.name](model.parameters(), **config.args, fused=True)
-
-
-def load_init(model: nn.Module, path: Path) -> None:
-    """Start from the weights of a checkpoint: its average where it holds one."""
-    checkpoint = load_checkpoint(path)
-    weights = checkpoint["model"]["sd"] if checkpoint.get("ema") is None else checkpoint["ema"]
-    try:
-        load_state(model, weights)
-    except UserError as error:
-        raise DataError(f"init: {path}: {error}") from error
-
-
 def load_state(model: nn.Module, weights: Any) -> None:
     models.models.load_weights(model, weights, type(model).__name__)
-
-
-def plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's specification without weights."""
-    return {"name": spec["name"], "args": copy.deepcopy(dict(spec.get("args") or {}))}
-
-
-def portable(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state without how this machine computes it."""
-    groups = [{**group, "fused": None, "foreach": None} for group in state["param_groups"]]
-    return {**state, "param_groups": groups}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -1,0 +1,170 @@
+"""Which files of a folder are pictures, in which order, and which of two folders are pairs."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils import DataError, natural_key
+
+from .images import SUFFIXES, loader_of
+
+# What file managers leave behind; hidden files are passed over as well.
+LITTER = ("thumbs.db", "desktop.ini", "icon\r")
+# What tells low from high resolution at the end of a name: baby_LR, babyx2, baby_SRF_2_HR.
+ENDING = re.compile(
+    r"[\W_]*(?:x[0-9]+(?:\.[0-9]+)?[a-z]?|srf[\W_]*[0-9]+|lr(?:bi|bd|dn)?[0-9]*|[hs]r|gt|bicubic)$"
+)
+RESOLUTIONS = ("lr", "hr", "sr", "gt")
+WORD = re.compile(r"[0-9]+|[^\W0-9_]+|[^\w\s.-]")
+
+Key = tuple[tuple[int, int | str], ...]
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user writes it: a leading ~ stands for the home folder."""
+    return Path(os.path.expanduser(path))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none that a user has put there as a picture."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in LITTER
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Names of a folder's pictures, in natural order.
+
+    A picture is a file with the ending of one, or that starts as one. Folders and hidden files are
+    passed over; other files too, in one line to standard error.
+
+    Raises:
+        DataError: no such folder, one that can't be read, or one without pictures.
+    """
+    pictures, others, folders = scan(folder)
+    if not pictures:
+        hint = f", only other files ({', '.join(others[:4])})" if others else ""
+        hint = f", only folders ({', '.join(folders[:4])})" if folders else hint
+        raise DataError(f"{folder}: no images{hint}")
+    if others and os.environ.get("RANK", "0") == "0":
+        print(
+            f"{folder}: {len(others)} of {len(others) + len(pictures)} files left out, "
+            f"for they are no images (the first: {others[0]!r})",
+            file=sys.stderr,
+        )
+    return sort_names(pictures)
+
+
+def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Names of a folder's pictures, of its other files, and of its folders; hidden ones left out.
+
+    Raises:
+        DataError: no such folder, or one that can't be read.
+    """
+    pictures, others, folders = [], [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if is_hidden(entry.name):
+                    continue
+                if os.path.isdir(entry.path):
+                    folders.append(entry.name)
+                elif is_picture(Path(entry.path)):
+                    pictures.append(entry.name)
+                else:
+                    others.append(entry.name)
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no such folder") from None
+    except NotADirectoryError:
+        raise DataError(f"{folder}: a file, not a folder") from None
+    except OSError as error:
+        raise DataError(f"{folder}: can't be read ({error.strerror or error})") from None
+    return pictures, others, folders
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path has the ending of a picture or the content of one; pipes are none.
+
+    One that is named like a picture and can't be read counts: reading it says what is wrong.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        return False
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    try:
+        with path.open("rb") as file:
+            return loader_of(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+def sort_names(names: Sequence[str]) -> list[str]:
+    """Natural order, without the scale where it ends every name: "ax2", "abx2" as "a", "ab"."""
+    stems = [Path(name).stem for name in names]
+    endings = {match.group() if (match := re.search(r"x[0-9.]+$", s)) else "" for s in stems}
+    cut = len(endings.pop()) if len(endings) == 1 else 0
+    keys = {
+        name: (natural_key(stem[: len(stem) - cut]), name)
+        for name, stem in zip(names, stems, strict=True)
+    }
+    return sorted(names, key=keys.__getitem__)
+
+
+def match_pairs(low: Sequence[Path], high: Sequence[Path]) -> list[Path]:
+    """The pictures of one folder, in the order of their partners in another.
+
+    Partners have the same name but for its case, leading zeros, a scale or resolution at the end
+    ("x2", "_LR", "_SRF_2_HR"), and words that all names of a folder begin or end with.
+
+    Raises:
+        DataError: other numbers of pictures, or names that don't correspond.
+    """
+    if len(low) != len(high):
+        raise DataError(
+            f"{low[0].parent} has {len(low)} images and {high[0].parent} has {len(high)}; "
+            "pairs need as many in both"
+        )
+    for ignore_affixes in (False, True):
+        keys = [name_keys([path.name for path in side], ignore_affixes) for side in (low, high)]
+        ordered = [sorted(range(len(side)), key=side.__getitem__) for side in keys]
+        pairs = list(zip(*ordered, strict=True))
+        differing = [(i, j) for i, j in pairs if keys[0][i] != keys[1][j]]
+        if not differing:
+            partners = {j: low[i] for i, j in pairs}
+            return [partners[j] for j in range(len(high))]
+        if set(keys[0]) & set(keys[1]):
+            break  # some names are the same, so the others have no reason to differ
+    i, j = differing[0]
+    raise DataError(
+        f"{low[i]} and {high[j]}: no pair by their names; allowed: the same names, but for case, "
+        "and a scale or words that all names of a folder begin or end with"
+    )
+
+
+def name_keys(names: Sequence[str], ignore_affixes: bool) -> list[Key]:
+    """What must be equal in the names of a pair: their words and numbers.
+
+    Args:
+        ignore_affixes: leave out the words, not the numbers, that all names begin or end with.
+    """
+    stems = [unicodedata.normalize("NFC", Path(name).stem).casefold() for name in names]
+    while True:
+        matches = [ENDING.search(stem) for stem in stems]
+        endings = {match.group() if match else "" for match in matches}
+        ending = endings.pop()
+        if endings or not ending or ending in stems:
+            break
+        stems = [stem[: -len(ending)] for stem in stems]
+    words = [WORD.findall(stem) for stem in stems]
+    if ignore_affixes:
+        words = [[word for word in row if word not in RESOLUTIONS] for row in words]
+        for place in (0, -1):
+            while len(words) > 1 and all(words) and len({row[place] for row in words}) == 1:
+                if words[0][place].isdecimal():
+                    break
+                for row in words:
+                    del row[place]
+    return [tuple((0, int(w)) if w.isdecimal() else (1, w) for w in row) for row in words]

@@ -1,0 +1,55 @@
+"""Photographs as arrays, and between their pixels and what a network takes and gives."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.images import read_photo
+from datasets.transparency import fill_hidden
+from engine.config import DataNorm
+from engine.normalisation import PAPER, normalise
+from utils import ConfigError
+
+PathLike = str | os.PathLike[str]
+Photograph = PathLike | np.ndarray | Tensor
+
+
+def as_pixels(photo: Photograph) -> np.ndarray:
+    """A photograph as `ContinuousImage.represent` takes it, as (H, W, 1 to 4) with its own type."""
+    if isinstance(photo, (str, os.PathLike)):
+        photo = read_photo(photo).pixels
+    if isinstance(photo, Tensor):
+        if photo.dim() != 3:
+            raise ConfigError(f"photo: a tensor of shape {tuple(photo.shape)}; allowed: (3, H, W)")
+        photo = photo.detach().cpu().permute(1, 2, 0).numpy()
+    pixels = photo[..., None] if photo.ndim == 2 else photo
+    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
+        raise ConfigError(f"photo: of shape {photo.shape}; allowed: (H, W, 1 to 4)")
+    if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
+        raise ConfigError(f"photo: {pixels.dtype}; allowed: uint8, uint16, or float in [0, 1]")
+    if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ConfigError("photo: float values outside [0, 1] given; allowed: 0 to 1")
+    return fill_hidden(pixels)
+
+
+def to_network(pixels: np.ndarray, norm: DataNorm = PAPER) -> Tensor:
+    """Pixels (h, w, 1 to 4), as Source takes them, as the network does: (1, 3, h, w)."""
+    whole = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+    values = torch.from_numpy(np.ascontiguousarray(rgb(pixels).transpose(2, 0, 1), np.float32))
+    return normalise(values.div_(whole).unsqueeze(0), norm.inp, 1)
+
+
+def rgb(pixels: np.ndarray) -> np.ndarray:
+    """The colours of pixels (h, w, 1 to 4) as (h, w, 3)."""
+    return pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., [0, 0, 0]]
+
+
+def to_pixels(colours: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Colours in [0, 1] as pixels, rounded where these are whole numbers."""
+    if dtype.kind == "f":
+        return colours.cpu().numpy()
+    return colours.clamp_(0, 1).mul_(np.iinfo(dtype).max).round_().cpu().numpy().astype(dtype)
