@@ -5,6 +5,7 @@ Actions are names of signals that the run sends to itself at that moment.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -155,6 +156,21 @@ def file_size_limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+def full_tensorboard() -> None:
+    """No event can be written after the first epoch's, as on a full disk."""
+    from engine.train import monitor
+
+    real, seen = monitor.EventsWriter.write_event, [0]
+
+    def write_event(self: Any, event: Any) -> Any:
+        seen[0] += event.step > 1
+        if seen[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, event)
+
+    monitor.EventsWriter.write_event = write_event  # type: ignore[method-assign]
+
+
 def non_finite(step: int, what: str) -> None:
     """The target ("loss") or the gradient alone ("gradient") is not finite at a step."""
     import torch
@@ -186,6 +202,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         lost_worker,
         stuck_after_signal,
         file_size_limit,
+        full_tensorboard,
         non_finite,
     )
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import math
 import os
 import random
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import models
 from engine.config import read_train_config
@@ -31,7 +33,8 @@ from engine.train.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
 from engine.train.setup import Options, prepare
 from engine.train.signals import Stopped, StopRequest
 from engine.weights.checkpoint import load_checkpoint
-from tests.runs import make_pictures, tiny_config
+from tests.commands import contents
+from tests.runs import RUN, WarmRuns, finish, make_pictures, tiny_config
 from utils import ConfigError, DataError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -298,8 +301,60 @@ def test_run_names() -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="no folder to write to"):
-        RunFolder(tmp_path / "file" / "run")
+    for name in ("file/run", "n" * 300):
+        with pytest.raises(DataError, match="no folder to write to"):
+            RunFolder(tmp_path / name)
+
+
+def fail_to_lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As on some network file systems."""
+
+    def lockf(*_: Any) -> None:
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOTSUP", "EOPNOTSUPP", "EINVAL", "ENOSYS", "EIO"])
+def test_a_file_system_without_locks_costs_a_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    fail_to_lock(monkeypatch, name)
+    train(prepared(place, epoch_max=1))
+    reason = os.strerror(getattr(errno, name))
+    assert capsys.readouterr().err == (
+        f"{place}/run: can't be locked ({reason}), so that a second run in this folder would not "
+        "be noticed; start one only\n"
+    )
+    assert load_checkpoint(place / "run/epoch-last.pth")["epoch"] == 1
+
+
+@pytest.mark.parametrize("name", ["EACCES", "EAGAIN"])
+def test_only_two_errors_of_the_lock_mean_in_use(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fail_to_lock(monkeypatch, name)
+    (place / "run").mkdir()
+    (place / "run/.lock").write_text("process 5 on here")
+    with pytest.raises(DataError, match="run: in use by process 5 on here; one run per folder"):
+        prepared(place)
+    assert (place / "run/.lock").read_text() == "process 5 on here"
+
+
+def test_a_start_that_fails_leaves_no_folder(place: Path) -> None:
+    missing = {"train_dataset__dataset__args__root_path": "nowhere"}
+    with pytest.raises(DataError, match="nowhere"):
+        prepared(place, "save/deep/run", **missing)
+    assert not (place / "save").exists()
+    (place / "save/deep").mkdir(parents=True)
+    with pytest.raises(DataError, match="nowhere"):
+        prepared(place, "save/deep/run", **missing)
+    assert [*(place / "save").rglob("*")] == [place / "save/deep"]
+    trained(place, "save/deep/run", epoch_max=1)
+    before = contents(place / "save")
+    with pytest.raises(DataError, match="nowhere"):
+        prepared(place, "save/deep/run", Options(overwrite=True), **missing)
+    assert contents(place / "save") == before
 
 
 def events(folder: Path) -> Iterator[Event]:
@@ -314,15 +369,42 @@ def events(folder: Path) -> Iterator[Event]:
             data = data[16 + length :]
 
 
-def test_tensorboard_holds_the_curves(place: Path) -> None:
-    trained(place)
+def curves(folder: Path) -> dict[str, list[int]]:
+    """The steps of each curve as TensorBoard shows them: a session hides what it makes again."""
     found: dict[str, list[int]] = {}
-    for event in events(place / "run/tensorboard"):
+    for event in events(folder):
+        if event.session_log.status == SessionLog.START:
+            found = {name: [s for s in steps if s < event.step] for name, steps in found.items()}
         for value in event.summary.value:
             found.setdefault(value.tag, []).append(event.step)
             assert math.isfinite(value.simple_value)
+    return found
+
+
+def test_tensorboard_holds_the_curves(place: Path) -> None:
+    trained(place)
+    found = curves(place / "run/tensorboard")
     names = ["train/loss", "train/lr", "val/psnr", "images_per_second", "waiting"]
     assert all(found[name] == [1, 2, 3] for name in [*names, "peak_memory_gib"])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("at_rename", "epoch-last.pth", 2),  # the second epoch's points are there, not it itself
+        ("after_losses", 3),
+        ("in_validation", 3, 1),
+    ],
+    ids=lambda fault: fault[0],
+)
+def test_a_kill_leaves_neither_gaps_nor_doubles_in_the_curves(
+    warm: WarmRuns, folder: Path, fault: tuple[Any, ...]
+) -> None:
+    code, text = warm.run(folder, fault=fault)
+    assert code == -signal.SIGKILL, text
+    finish(warm, folder)
+    found = curves(folder / RUN / "tensorboard")
+    assert found["train/loss"] == found["val/psnr"] == [1, 2, 3]
 
 
 def test_a_board_that_cannot_be_written_costs_the_curves_alone(
@@ -332,6 +414,15 @@ def test_a_board_that_cannot_be_written_costs_the_curves_alone(
     writer = TensorBoardWriter(tmp_path / "file" / "tensorboard", 1)
     writer.scalars(1, {"loss": 1.0})
     assert "going on without" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_costs_the_curves_alone(warm: WarmRuns, folder: Path) -> None:
+    """From the second epoch on; the run ends as if nothing had been."""
+    code, text = warm.run(folder, fault=("full_tensorboard",))
+    assert code == 0, text
+    line = "TensorBoard: can't be written (No space left on device); going on without"
+    assert text.splitlines().count(line) == 1
+    assert load_checkpoint(folder / RUN / "epoch-last.pth")["epoch"] == 3
 
 
 def test_waiting_is_told_from_working() -> None:

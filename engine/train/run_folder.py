@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import platform
 import re
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -85,7 +85,7 @@ class RunFolder:
             raise DataError(f"{self.path}: in use by {holder}; one run per folder")
         try:
             self.lock_file.truncate(0)
-            self.lock_file.write(f"process {os.getpid()} on {platform.node()}")
+            self.lock_file.write(f"process {os.getpid()} on {socket.gethostname()}")
             self.lock_file.flush()
         except OSError as error:
             raise DataError(f"{self.path}: can't be written to ({error.strerror})") from error
