@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import models
 import utils
-from engine.render import ContinuousImage, continuous_image
+from engine.render import ContinuousImage
 from engine.render.pixels import to_network
-from engine.render.tiling import BAND, WINDOW, Grid, Layout, chunks, divide, make_plan, positions
+from engine.render.tiling import BAND, WINDOW, Grid, Layout, chunks, make_plan, positions
+from tests.tiled import in_one_piece, picture, tiled
 from utils import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -71,29 +72,12 @@ def make_model(spec: dict[str, Any]) -> nn.Module:
 MODELS = {name: make_model(spec) for name, spec in SPECS.items()}
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@torch.inference_mode()
-def in_one_piece(model: nn.Module, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What the model's own call gives for the published grid: (height, width, 3) in [0, 1]."""
-    coord = utils.make_coord((height, width))[None]
-    cell = torch.tensor([2 / height, 2 / width]).expand_as(coord)
-    inp = (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5
-    colours: Tensor = model(inp, coord, cell)
-    return (colours.view(height, width, 3) * 0.5 + 0.5).clamp(0, 1).numpy()
-
-
-def tiled(
+def rendered(
     model: nn.Module, pixels: np.ndarray, grid: Grid, tile: int, precision: str = "fp32"
 ) -> np.ndarray:
-    """Rendered in tiles of about `tile` pixels of the photograph, each encoded on its own."""
+    """In small tiles, each encoded on its own: float32 (height, width, 3)."""
     image = ContinuousImage.represent(pixels, model, precision=precision, keep_features=False)
-    count = [-(-length // tile) for length in image.size]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(continuous_image, "make_plan", lambda *_: divide(grid, *count))
-        return np.concatenate([*image.bands(grid)])
+    return tiled(image, grid, tile)
 
 
 sizes = st.tuples(st.integers(1, 26), st.integers(1, 26))
@@ -112,7 +96,7 @@ def test_tiles_agree_with_one_piece(
 ) -> None:
     pixels = picture(*size, seed)
     height, width = (max(1, round(n * s)) for n, s in zip(size, scale, strict=True))
-    result = tiled(MODELS[name], pixels, Grid(size, height, width), tile)
+    result = rendered(MODELS[name], pixels, Grid(size, height, width), tile)
     expected = in_one_piece(MODELS[name], pixels, height, width)
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
@@ -123,7 +107,7 @@ def test_tiles_agree_where_queries_meet_code_borders(name: str, scale: float) ->
     """At whole scales queries lie on code centres and borders, where 1e-6 decides."""
     pixels = picture(33, 20)
     height, width = round(33 * scale), round(20 * scale)
-    result = tiled(MODELS[name], pixels, Grid((33, 20), height, width), tile=5)
+    result = rendered(MODELS[name], pixels, Grid((33, 20), height, width), tile=5)
     expected = in_one_piece(MODELS[name], pixels, height, width)
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
@@ -138,7 +122,7 @@ def test_tiles_agree_for_rdn() -> None:
     layout = Layout(size, 1, model.reach, model.halo)
     windows = [layout.pixels(0, layout.window_of(grid, 0, (row, row + 1))) for row in (0, 195)]
     assert all(high - low < size[0] for low, high in windows)
-    result = tiled(model, pixels, grid, tile=12)
+    result = rendered(model, pixels, grid, tile=12)
     np.testing.assert_allclose(result, in_one_piece(model, pixels, grid.height, 5), atol=1e-5)
 
 
@@ -150,14 +134,14 @@ def test_a_smaller_halo_would_be_seen() -> None:
     halo, reach = model.halo, model.reach
     for changes in ({"halo": halo - 3}, {"reach": reach - 3}):
         vars(model).update({"halo": halo, "reach": reach, **changes})
-        result = tiled(model, pixels, Grid((26, 26), 52, 52), tile=4)
+        result = rendered(model, pixels, Grid((26, 26), 52, 52), tile=4)
         assert np.abs(result - expected).max() > 1e-4
 
 
 @pytest.mark.usefixtures("bf16")
 def test_low_precision_tiles_agree_with_one_piece() -> None:
     model, pixels = MODELS["liif-111"], picture(20, 24)
-    result = tiled(model, pixels, Grid((20, 24), 50, 60), tile=6, precision="bf16")
+    result = rendered(model, pixels, Grid((20, 24), 50, 60), tile=6, precision="bf16")
     expected = in_one_piece(model, pixels, 50, 60)
     assert np.abs(result - expected).max() < 0.03
     assert not np.array_equal(result, expected)
@@ -166,7 +150,7 @@ def test_low_precision_tiles_agree_with_one_piece() -> None:
 def test_whole_numbers_are_rounded_over_their_range() -> None:
     model, pixels = MODELS["liif-111"], picture(8, 9)
     grid = Grid((8, 9), 20, 21)
-    floats = tiled(model, pixels, grid, tile=50)
+    floats = rendered(model, pixels, grid, tile=50)
     for dtype, top in ((np.uint8, 255), (np.uint16, 65535)):
         image = ContinuousImage.represent(pixels, model, keep_features=False)
         rounded = np.concatenate([*image.bands(grid, dtype)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datasets.images import write_rgb
+import demo
+from datasets.images import read_rgb, read_size, write_rgb
 from engine.config import DataNorm, Norm, TestConfig, read_test_config
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Evaluation, evaluate, from_uint8, predict
+from engine.evaluate.suite import model_method
 from engine.evaluate.test_config import TestSettings, make_wrapper, run_test
 from engine.render import render_once
 from engine.runtime import has_bf16
 from engine.weights.checkpoint import load_model
-from tests.small import HALF, downsampled, photograph, psnr_by_hand, render_by_hand, small_model
+from tests.small import (
+    HALF,
+    downsampled,
+    photograph,
+    psnr_by_hand,
+    render_by_hand,
+    save_model,
+    small_model,
+    write_benchmark,
+)
 from utils import ConfigError, DataError, make_coord
 
 CPU = torch.device("cpu")
@@ -162,6 +175,78 @@ def test_self_ensemble_is_the_mean_of_eight_turned_pictures() -> None:
     assert (result - expected).abs().max() < 1e-5
     plain = render_once(low, model, (height, width))
     assert (result - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_demo_suite_and_configuration_make_the_same_picture(
+    scale: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One level apart at most, and the model's own answer to all queries at once."""
+    monkeypatch.setattr("engine.render.tiling.WINDOW", 500)  # several tiles
+    folder = write_benchmark(tmp_path, scales=(scale,))
+    file, model = save_model(tmp_path / "m.pth"), small_model()
+    high, low = folder / "HR", folder / "LR_bicubic" / f"X{scale}"
+    config = paired_config(low, high, f"benchmark-{scale}")
+    predicted: dict[str, Tensor] = {}
+    run_test(config, model, CPU, Processes(), TestSettings(progress=False), predicted.__setitem__)
+    method = model_method(str(file), CPU)
+    assert len(predicted) == 3
+    for name, configured in predicted.items():
+        photo, size = low / f"{Path(name).stem}x{scale}.png", read_size(high / name)
+        size = (size[0] // scale * scale, size[1] // scale * scale)
+        cell = torch.tensor([2 / size[0], 2 / size[1]]).expand(1, size[0] * size[1], 2)
+        inp = from_uint8(read_rgb(photo))[None] * 2 - 1
+        with torch.no_grad():
+            own = (model(inp, make_coord(size)[None], cell) * 0.5 + 0.5).clamp(0, 1)
+        expected = own.view(*size, 3).mul(255).round().int()
+        arguments = ["--input", photo, "--model", file, "--resolution", f"{size[0]},{size[1]}"]
+        assert demo.main([*map(str, arguments), "--output", str(tmp_path / "out.png")]) == 0
+        suite = method.enlarge(read_rgb(photo), size)
+        pictures = {
+            "demo": torch.from_numpy(read_rgb(tmp_path / "out.png").astype(np.int32)),
+            "suite": suite.permute(1, 2, 0).mul(255).round().int(),
+            "configuration": configured.permute(1, 2, 0).mul(255).round().int(),
+        }
+        for way, picture in pictures.items():
+            assert picture.shape == expected.shape, way
+            assert (picture - expected).abs().max() <= 1, way
+
+
+def paired_config(low: Path, high: Path, eval_type: str) -> TestConfig:
+    args = {"root_path_1": str(low), "root_path_2": str(high)}
+    data = {
+        "dataset": {"name": "paired-image-folders", "args": args},
+        "wrapper": {"name": "sr-implicit-paired", "args": {}},
+        "batch_size": 1,
+    }
+    norm = {"inp": HALF, "gt": HALF}
+    return read_test_config({"test_dataset": data, "eval_type": eval_type, "data_norm": norm})
+
+
+@pytest.mark.slow
+def test_a_suite_holds_no_features_of_a_whole_picture(
+    root: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The projected features of 1020x678 pixels alone would take 700 MB."""
+    (tmp_path / "high").mkdir()
+    picture = np.tile(photograph(512, 360), (3, 6, 1))[:1356, :2040]
+    write_rgb(tmp_path / "high" / "a.png", picture)
+    # A small process starts the command: the peak of one that starts another counts as the other's.
+    starter = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+    starter += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    command = [sys.executable, str(root / "test.py"), "--suite", str(tmp_path / "high")]
+    command += ["--scales", "2", "--lr", "pil"]
+    command += ["--model", str(reference / "weights" / "edsr-baseline-liif.pth")]
+    done = subprocess.run(
+        [sys.executable, "-c", starter, *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    peak = int(done.stdout.splitlines()[-1]) / 1024  # MB
+    print(f"peak memory, MB: {peak:.0f}")
+    assert peak < 1100
 
 
 def test_whole_crops_are_pooled_in_validation_and_single_in_tests(tmp_path: Path) -> None:
