@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from datasets.files import check_writable
 from engine import distributed
 from engine.config import Precision, config_dict, read_test_config
 from engine.evaluate.metrics import METRICS, check_metrics
-from engine.evaluate.suite_figures import make_folder, save_picture
+from engine.evaluate.suite_figures import save_picture
 from engine.evaluate.suite_report import SuiteOptions, run_and_report
 from engine.evaluate.suite_results import write_json
 from engine.evaluate.test_config import TestSettings, document, protocol, run_test
@@ -97,7 +98,7 @@ def test_configuration(options: argparse.Namespace) -> None:
     """`--config`: ends with the line `result: 37.9877`."""
     config = read_test_config(options.config, options.set)
     if options.json:
-        make_folder(options.json.parent)
+        check_writable(options.json)
     processes, device = distributed.start(options.gpu)
     precision = settle_precision(device, options.precision or config.precision)
     config = dataclasses.replace(config, precision=cast(Precision, precision))

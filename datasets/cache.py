@@ -8,7 +8,6 @@ It is written under another name and renamed when whole, by one process while ot
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -26,6 +25,7 @@ import numpy as np
 
 from utils import DataError
 
+from .files import TEMPORARY, file_errors, replacing
 from .images import MAX_PIXELS, read_rgb, read_size
 
 MAGIC = b"liif-raw-pixels\x01"
@@ -181,10 +181,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def describe(path: Path) -> list[str | int]:
     """What tells whether a source file is still the same."""
-    try:
+    with file_errors(path, "read"):
         status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
@@ -229,21 +227,11 @@ def valid_entries(entries: object, index_start: int, count: int) -> bool:
 
 def build(file: Path, paths: Sequence[Path], max_pixels: int) -> None:
     """Write a cache file: pixels first, then the index, last the header, then the rename."""
-    for left_over in file.parent.glob(f"{file.name}.part-*"):
+    for left_over in file.parent.glob(TEMPORARY):
         left_over.unlink(missing_ok=True)
     print(f"cache: writing the pixels of {len(paths)} images to {file}", file=sys.stderr)
-    part = file.with_name(f"{file.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as stream:
-            write_cache(stream, paths, max_pixels)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
-    except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DataError(f"{file}: {what.lower()}; the cache was not written") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with file_errors(file, "written"), replacing(file) as part, part.open("wb") as stream:
+        write_cache(stream, paths, max_pixels)
 
 
 def write_cache(stream: BinaryIO, paths: Sequence[Path], max_pixels: int) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from datasets.datasets import datasets_registry
+from datasets.files import file_errors
 from models.models import models_registry
 from registry import Above, AtLeast, Below, SpecOf, read_dataclass, show
 from utils import ConfigError
@@ -300,9 +301,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, or not keys with values.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
+        with file_errors(path, "read", kind=ConfigError):
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
+from datasets.files import write_whole
 from engine.runtime import Parser, run_script
-from engine.weights.checkpoint import write_whole
 from engine.weights.pretrained import import_optional, load_model, load_with_spec, write_safetensors
 from models.protocol import Features, implicit
 from utils import ConfigError, DataError, make_coord
@@ -75,17 +75,9 @@ def write_onnx(model: nn.Module, folder: Path) -> None:
     with torch.inference_mode():
         feat = Encoder(model)(inp)
     picture, queries = {0: free, 2: free, 3: free}, {0: free, 1: free}
-    make_folder(folder)
     write_graph(folder / GRAPHS[0], Encoder(model), {"inp": inp}, "feat", [picture])
     arguments = {"feat": feat.clone(), "coord": coord, "cell": torch.ones_like(coord)}
     write_graph(folder / GRAPHS[1], Decoder(model), arguments, "rgb", [picture, queries, queries])
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: can't be made ({error.strerror or error})") from error
 
 
 def write_graph(

@@ -5,6 +5,7 @@ Actions are names of signals that the run sends to itself at that moment.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -38,9 +39,10 @@ def at_rename(name: str, number: int, action: str = "SIGKILL") -> None:
 
 def in_write(name: str, number: int, action: str = "SIGKILL") -> None:
     """Half-way through the number-th write of a file of this name."""
-    from engine.weights import checkpoint
+    from datasets import files
 
-    seen = [0]
+    replacing, seen = files.replacing, [0]
+    targets: dict[Path, str] = {}
 
     class HalfWriter:
         def __init__(self, file: Any) -> None:
@@ -66,13 +68,20 @@ def in_write(name: str, number: int, action: str = "SIGKILL") -> None:
 
     def opened(path: Any, mode: str) -> Any:
         file = open(path, mode)  # noqa: SIM115
-        if Path(path).name == name + checkpoint.TEMPORARY:
+        if mode == "wb" and targets.get(path) == name:
             seen[0] += 1
             if seen[0] == number:
                 return HalfWriter(file)
         return file
 
-    checkpoint.open = opened  # type: ignore[attr-defined]
+    @contextlib.contextmanager
+    def noted(path: Any) -> Any:
+        with replacing(path) as part:
+            targets[part] = Path(path).name
+            yield part
+
+    files.replacing = noted
+    files.open = opened  # type: ignore[attr-defined]
 
 
 def in_validation(epoch: int, batch: int, action: str = "SIGKILL") -> None:

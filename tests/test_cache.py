@@ -172,7 +172,7 @@ def test_foreign_files_in_the_cache_folder_are_left_alone(folder: Path) -> None:
 def test_leftovers_of_a_killed_process_are_cleared(folder: Path) -> None:
     place = cache_file(folder).parent
     place.mkdir()
-    (place / "pixels.raw.part-99999").write_bytes(bytes(1000))
+    (place / ".99999-abcd.tmp").write_bytes(bytes(1000))
     check(ImageFolder(str(folder), cache="bin"))
     assert sorted(os.listdir(place)) == ["pixels.lock", "pixels.raw"]
 
@@ -259,8 +259,7 @@ def test_a_full_disk(folder: Path) -> None:
     code = FULL.format(limit=20000, folder=str(folder))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "the cache was not written" in done.stdout
-    assert str(cache_file(folder)) in done.stdout
+    assert f"{cache_file(folder)}: can't be written (File too large)" in done.stdout
     assert done.stdout.count("\n") == 1
     assert cache_file(folder).read_bytes() == good
     assert sorted(os.listdir(cache_file(folder).parent)) == ["pixels.lock", "pixels.raw"]
@@ -268,7 +267,7 @@ def test_a_full_disk(folder: Path) -> None:
 
 def test_a_source_that_disappears(folder: Path) -> None:
     paths = [*sorted(folder.iterdir()), folder / "gone.png"]
-    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+    with pytest.raises(DataError, match=r"gone\.png: can't be read .No such file"):
         open_cache("bin", folder, paths, selected=False)
 
 

@@ -243,7 +243,7 @@ class Arena:
             return f"changed {', '.join(lost)}"
         if may_change and Image.open(self.scene / "out.png").size[0] < 40:
             return "no picture was made"
-        left = [name for name in after if name.endswith(".tmp") or ".part-" in name]
+        left = [name for name in after if name.endswith(".tmp")]
         return f"left {', '.join(left)}" if left else None
 
     def well_said(self, case: Case, ended: Ended) -> bool:

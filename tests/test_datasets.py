@@ -130,7 +130,7 @@ def test_split_files_that_make_no_sense(tmp_path: Path, content: bytes, words: s
 def test_split_file_that_is_not_there(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "a", ["1.png"])
     message = failure(root_path=str(folder), split_file=str(tmp_path / "no.json"), split_key="val")
-    assert "no.json: no such file" in message
+    assert "no.json: can't be read (No such file" in message
     for args, missing in (({"split_file": "a"}, "split_key"), ({"split_key": "a"}, "split_file")):
         with pytest.raises(ConfigError, match=f"{missing}: missing"):
             datasets.make({"name": "image-folder", "args": {"root_path": str(folder), **args}})

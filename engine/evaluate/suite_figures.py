@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.files import make_folder
 from datasets.images import write_rgb
 from engine.evaluate.charts import Line, figure_pixels, line_chart
 from engine.evaluate.evaluate import Picture, to_uint8
@@ -18,25 +19,17 @@ from engine.evaluate.panels import Shown, comparison_panel, with_resizers
 from engine.evaluate.suite import Comparison, Method
 from engine.evaluate.suite_data import Scale, SuiteData
 from engine.evaluate.tables import published_values
-from utils import DataError, parse_scale
+from utils import parse_scale
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 (H, W, 3), its folder made where need be.
+    """Write uint8 (H, W, 3).
 
     Raises:
         DataError: it can't be written.
     """
     make_folder(path.parent)
     write_rgb(path, pixels)
-
-
-def make_folder(folder: Path) -> None:
-    """Raises DataError where it can't be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: can't be made ({error.strerror})") from error
 
 
 def save_picture(path: Path, picture: Picture) -> None:

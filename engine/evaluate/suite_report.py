@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from datasets.files import write_whole
 from engine import distributed
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.suite import Method, baseline_method, distinct_labels, model_method, run_suites
@@ -261,11 +262,7 @@ def tell(report: Report, options: argparse.Namespace) -> None:
     print(report.text())
     place = options.markdown or (options.json and options.json.with_suffix(".md"))
     if place:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(report.markdown(), encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{place}: can't be written ({error.strerror})") from error
+        write_whole(place, report.markdown().encode(errors="surrogateescape"))
         print(f"\nMarkdown: {place}")
     else:
         print(f"\nMarkdown:\n\n{report.markdown()}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
+from datasets.files import file_errors, write_whole
 from utils import DataError
 
 FORMAT = "liif-suite-1"
@@ -34,10 +34,6 @@ class ResultStore:
             self.records.update(read_records(file))
         self.found = len(self.records)
         self.saved_at = time.monotonic()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{path.parent}: can't be made ({error.strerror})") from error
         self.save()
 
     def get(self, key: str, metrics: tuple[str, ...]) -> dict[str, Any] | None:
@@ -84,14 +80,13 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with file_errors(path, "read"):
+            content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise KeyError("format")
         records = {str(record["key"]): record for record in content["results"]}
         if not all(isinstance(record["values"], dict) for record in records.values()):
             raise TypeError("values")
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path}: holds no results of a suite; name another file, or remove this one"
@@ -100,13 +95,5 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file beside its place, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: can't be written ({error.strerror})") from error
+    """Write a file of JSON, whole or not at all."""
+    write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.files import check_writable, make_folder
 from datasets.images import SUFFIXES
 from utils import ConfigError, DataError, natural_key
 
@@ -56,7 +56,8 @@ def plan_jobs(
     check_targets(jobs, suffixes)
     if into_folder:
         check_folder(Path(output))
-    check_writable(jobs)
+    for job in jobs:
+        check_writable(job.target)
     return jobs, into_folder
 
 
@@ -108,28 +109,9 @@ def check_targets(jobs: Sequence[Job], suffixes: Sequence[str]) -> None:
 
 def check_folder(folder: Path) -> None:
     """Make a folder for results, if it is not there."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise ConfigError(
-            f"output: {folder} is a file; allowed for these inputs: a folder"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{folder}: can't be made ({error.strerror or error})") from error
-
-
-def check_writable(jobs: Sequence[Job]) -> None:
-    """Raises DataError where results can't be written, before work is spent on them."""
-    for path in (job.target for job in jobs):
-        if path.is_dir():
-            raise DataError(f"{path}: can't be written (a folder)")
-    for folder in {job.target.parent for job in jobs}:
-        try:
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
-                pass
-        except OSError as error:
-            path = next(job.target for job in jobs if job.target.parent == folder)
-            raise DataError(f"{path}: can't be written ({error.strerror or error})") from error
+    if folder.is_file():
+        raise ConfigError(f"output: {folder} is a file; allowed for these inputs: a folder")
+    make_folder(folder)
 
 
 def share(jobs: Sequence[Job]) -> list[Job]:

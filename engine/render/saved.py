@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 import models
+from datasets.files import write_whole
 from engine.config import DataNorm
 from engine.normalisation import norm_of_checkpoint
 from engine.runtime import PRECISIONS
-from engine.weights.checkpoint import read_tensors, write_whole
+from engine.weights.checkpoint import read_tensors
 from models.protocol import Features, ImplicitModel, each_map, implicit, maps_of
 from utils import ConfigError, DataError
 

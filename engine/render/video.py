@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from datasets.encoders import to_8_bits
+from datasets.files import file_errors, replacing
 from datasets.transparency import fill_hidden
 from engine.render.continuous_image import ContinuousImage
 from engine.render.pixels import rgb
@@ -20,7 +20,7 @@ from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid
 from engine.weights.pretrained import import_optional
 from models.protocol import implicit
-from utils import ConfigError, DataError
+from utils import ConfigError
 
 Enlarge = Callable[[Grid], np.ndarray]  # pixels wanted -> uint8 (height, width, 3)
 
@@ -169,24 +169,21 @@ def film_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """Write a film under a temporary name, and rename it when it is whole.
+    """Write a film, whole or not at all.
 
     Raises:
         DataError: it can't be written.
     """
     imageio = import_optional("imageio.v2", "to write films")
-    part = path.with_name(f".{path.stem}.part-{os.getpid()}{path.suffix}")
     options = (
-        {"fps": RATE, "macro_block_size": 2, "quality": 8}
+        {"fps": RATE, "macro_block_size": 2, "quality": 8, "output_params": ["-f", "mp4"]}
         if path.suffix.lower() == ".mp4"
         else {"duration": 1000 / RATE, "loop": 0}
     )
-    try:
-        with imageio.get_writer(part, **options) as writer:
-            for frame in frames:
-                writer.append_data(frame)
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: can't be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        file_errors(path, "written"),
+        replacing(path) as part,
+        imageio.get_writer(part, format=path.suffix, **options) as writer,
+    ):
+        for frame in frames:
+            writer.append_data(frame)

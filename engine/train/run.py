@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.files import write_whole
 from engine.config import TrainConfig
 from engine.distributed import Processes
 from engine.loader import Batches
@@ -20,7 +21,7 @@ from engine.train.monitor import TensorBoardWriter
 from engine.train.run_folder import LAST, LossLog, RunFolder
 from engine.train.signals import StopRequest
 from engine.train.state import TrainState
-from engine.weights.checkpoint import save_checkpoint, serialise, tensors, write_whole
+from engine.weights.checkpoint import save_checkpoint, serialise, tensors
 from utils import DataError
 
 TENSORS = ("inp", "coord", "cell", "gt")

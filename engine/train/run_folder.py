@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import yaml
 
+from datasets.files import TEMPORARY, file_errors, flush_to_disk, write_whole
 from engine.runtime import print_anyway, say
-from engine.weights.checkpoint import TEMPORARY, write_whole
 from utils import ConfigError, DataError, natural_key
 
 try:
@@ -58,7 +58,7 @@ class RunFolder:
         except OSError as error:
             raise DataError(f"{path}: no folder to write to ({error.strerror})") from error
         self.lock()
-        for leftover in path.glob(f"*{TEMPORARY}"):
+        for leftover in path.glob(TEMPORARY):
             leftover.unlink(missing_ok=True)
 
     def lock(self) -> None:
@@ -83,12 +83,10 @@ class RunFolder:
             self.lock_file.seek(0)
             holder = self.lock_file.read().strip() or "another process"
             raise DataError(f"{self.path}: in use by {holder}; one run per folder")
-        try:
+        with file_errors(self.path, "written to"):
             self.lock_file.truncate(0)
             self.lock_file.write(f"process {os.getpid()} on {socket.gethostname()}")
             self.lock_file.flush()
-        except OSError as error:
-            raise DataError(f"{self.path}: can't be written to ({error.strerror})") from error
 
     def remove_if_unused(self) -> None:
         """Remove the folders that this object has made, where a run has written nothing."""
@@ -138,13 +136,10 @@ def append(path: Path, text: str) -> None:
     Raises:
         DataError: it can't be written.
     """
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DataError(f"{path}: can't be written ({error.strerror})") from error
+    with file_errors(path, "written"), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        flush_to_disk(file.fileno())
 
 
 class LossLog:

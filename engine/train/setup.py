@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 import datasets
+from datasets.files import write_whole
 from engine.config import DataConfig, TrainConfig, config_dict
 from engine.distributed import Processes, parallel
 from engine.loader import TRAIN_ITEMS, VAL_ITEMS, Batches, make_loader
@@ -31,7 +32,7 @@ from engine.train.run import Data, Outputs, Run
 from engine.train.run_folder import LAST, LossLog, RunFolder
 from engine.train.signals import StopRequest
 from engine.train.state import make_state
-from engine.weights.checkpoint import save_checkpoint, write_whole
+from engine.weights.checkpoint import save_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

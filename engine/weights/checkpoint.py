@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
-import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import models
+from datasets.files import file_errors, write_whole
 from engine.normalisation import norm_of_checkpoint
 from utils import ConfigError, DataError, UserError, count_values
 
-CHUNK = 1 << 20
-TEMPORARY = ".tmp"
 MAX_VALUES = 10**7
 """Tensors, numbers and texts in a checkpoint, which may name one of them many times."""
 MODEST = 1000
@@ -46,37 +44,6 @@ def serialise(checkpoint: Mapping[str, Any]) -> memoryview:
     buffer = io.BytesIO()
     torch.save({**checkpoint, "checksum": checksum(checkpoint)}, buffer)
     return buffer.getbuffer()
-
-
-def write_whole(path: str | Path, content: memoryview | bytes) -> None:
-    """Write a file beside its place, flush it to the disk, and only then rename it into place.
-
-    Raises:
-        DataError: the file can't be written; what was there under that name is untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        with open(temporary, "wb") as file:
-            for start in range(0, len(content), CHUNK):
-                file.write(content[start : start + CHUNK])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        kept = "; the one before is whole" if path.is_file() else ""
-        raise DataError(f"{path}: can't be written ({error.strerror or error}){kept}") from error
-
-
-def flush_folder(folder: Path) -> None:
-    """Make a rename in this folder last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checksum(value: Any) -> str:
@@ -126,10 +93,8 @@ def read_tensors(path: Path) -> Any:
     if path.is_dir():
         raise DataError(f"{path}: a folder; allowed: a checkpoint file")
     try:
-        with open(path, "rb") as file:
+        with file_errors(path, "read"), open(path, "rb") as file:
             first = file.read(1)
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
     except ValueError as error:  # a name that no file can have
         raise DataError(f"{str(path)!r}: can't be read ({error})") from error
     try:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from datasets.files import file_errors, write_whole
 from engine.normalisation import norm_of
-from engine.weights.checkpoint import layout_problem, load_checkpoint, model_of, write_whole
+from engine.weights.checkpoint import layout_problem, load_checkpoint, model_of
 from engine.weights.download import download
 from utils import ConfigError, DataError, did_you_mean
 
@@ -148,13 +149,13 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     """
     safetensors = import_optional("safetensors.torch", "to read .safetensors files")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with file_errors(path, "read"), safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         spec = json.loads(metadata.get("model", "null"))
         norm = json.loads(metadata.get("data_norm", "null"))
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+    except DataError:
+        raise
     except Exception as error:  # a damaged file raises the package's own errors, or json's
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: damaged, or no safetensors file ({reason})") from error
