@@ -89,7 +89,7 @@ def test_folders(commands: Commands, scene: Path, kind: str) -> None:
     cases = {
         "nothing": "^nothing: no such f",
         "empty": "^empty: (no images|a folder without pictures)",
-        "locked": "^locked: [Pp]ermission denied",
+        "locked": "^locked: .*[Pp]ermission denied",
         "nested": "^nested: (no images, only folders .inside.|a folder without pictures)",
         "split.json": "^split.json: (a file, not a folder|no image; PNG, JPEG)",
     }
