@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, features
 
 from utils import DataError
 
+from .files import file_errors
 from .metadata import orientation_of, pillow_resolution, profile_of, resolution_of
 from .tiff import Layout, read_layout
 
@@ -90,11 +91,8 @@ def loader_of(start: bytes) -> str | None:
 
 def open_picture(path: Path, max_pixels: int, setting: str = "max_pixels") -> Picture:
     """A file's picture, its header checked; arguments and errors as for `images.read_photo`."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    with file_errors(path, "read"), path.open("rb") as file:
+        start = file.read(16)
     loader = loader_of(start)
     if loader is None:
         what = "an empty file" if not start else "no image"

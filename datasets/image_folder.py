@@ -15,6 +15,7 @@ from utils import DataError
 
 from .cache import open_cache
 from .datasets import register
+from .files import file_errors
 from .images import MAX_PIXELS
 from .listing import list_pictures, match_pairs, sort_names, user_path
 from .transforms import to_picture
@@ -176,9 +177,8 @@ def listed_pictures(
 def read_split(path: Path, key: str | None) -> list[str]:
     """The file names that a split file lists under a key."""
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        with file_errors(path, "read"):
+            content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict) or key not in content:
