@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -167,24 +167,6 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sort key under which "img2" comes before "img10"."""
     parts = re.split(r"([0-9]+)", name)
     return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts if part]
-
-
-def count_values(value: object, known: dict[int, int] | None = None) -> int:
-    """How many values nested dictionaries, lists and tuples hold, themselves included.
-
-    What stands in several places counts as often. YAML and pickle can name a part again instead of
-    repeating it, so a few bytes may stand for more than any loop gets through; this doesn't loop.
-
-    Raises:
-        RecursionError: nested too deeply, or a part that contains itself.
-    """
-    known = {} if known is None else known
-    if not isinstance(value, (Mapping, list, tuple)):
-        return 1
-    if id(value) not in known:
-        parts = value.values() if isinstance(value, Mapping) else value
-        known[id(value)] = 1 + sum(count_values(part, known) for part in parts)
-    return known[id(value)]
 
 
 def did_you_mean(name: object, choices: Iterable[object]) -> str:

@@ -12,6 +12,7 @@ from utils import DataError
 
 models_registry = Registry("model")
 register = models_registry.register
+WRAPPERS = ("module", "_orig_mod")  # what DataParallel and torch.compile put into weights' names
 
 
 def make(
@@ -22,25 +23,29 @@ def make(
     Args:
         spec: `{name, args?, sd?}`; left as it is.
         args: override the arguments of the specification.
-        load_sd: load the state dict `spec["sd"]`, which has to fit exactly.
+        load_sd: load the state dict `spec["sd"]` (`load_weights`).
 
     Raises:
-        ConfigError: an unknown name or argument, a missing one, or a value it can't take.
+        ConfigError: an unknown name or argument, a missing one, or an invalid value.
         DataError: there is no state dict, or it does not fit the model.
     """
-    if not load_sd:
-        return models_registry.make(spec, args)
-    structure = {key: value for key, value in spec.items() if key != "sd"}
-    model = models_registry.make(structure, args)
-    load_weights(model, spec.get("sd"), str(spec["name"]))
+    model = models_registry.make(spec, args)
+    if load_sd:
+        load_weights(model, spec.get("sd"), spec["name"])
     return model
 
 
 def load_weights(model: nn.Module, state: Any, name: str) -> None:
-    """Load a state dict that has to fit exactly, or say in one line what does not."""
+    """Load a state dict that has to fit exactly, but for what wrappers add to its names.
+
+    Raises:
+        DataError: in one line, what does not fit.
+    """
     if not isinstance(state, Mapping):
         raise DataError(f"model {name!r}: the checkpoint holds no state dict ('sd')")
     expected = model.state_dict()
+    plain = {key if key in expected else unwrapped(key): value for key, value in state.items()}
+    state = plain if len(plain) == len(state) else state  # unless a weight is there twice
     strangers = [key for key in state if key not in expected]
     missing = [key for key in expected if key not in state]
     misfits = [
@@ -55,7 +60,12 @@ def load_weights(model: nn.Module, state: Any, name: str) -> None:
     ]
     if complaints:
         raise DataError(f"the weights do not fit model {name!r}: {'; '.join(complaints)}")
-    model.load_state_dict(dict(state), strict=True)
+    model.load_state_dict(state, strict=True)
+
+
+def unwrapped(key: Any) -> str:
+    """The name of a weight before DataParallel or torch.compile wrapped its module or a part."""
+    return ".".join(part for part in str(key).split(".") if part not in WRAPPERS)
 
 
 def shape_of(value: Any) -> tuple[int, ...] | str:

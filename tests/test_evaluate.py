@@ -22,7 +22,7 @@ from engine.evaluate.suite import model_method
 from engine.evaluate.test_config import TestSettings, make_wrapper, run_test
 from engine.render import render_once
 from engine.runtime import has_bf16
-from engine.weights.checkpoint import load_model
+from engine.weights import load_model
 from tests.small import (
     HALF,
     downsampled,

@@ -10,24 +10,31 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import shlex
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import models
 from datasets.files import file_errors, write_whole
 from engine.normalisation import norm_of_checkpoint
-from utils import ConfigError, DataError, UserError, count_values
+from utils import ConfigError, DataError, UserError
 
 MAX_VALUES = 10**7
 """Tensors, numbers and texts in a checkpoint, which may name one of them many times."""
 MODEST = 1000
 """What a specification may ask for whatever its weights, as the range of colours."""
+KEEP_PLAIN = (
+    "import sys, torch; old = torch.load(sys.argv[1], 'cpu', weights_only=False); "
+    "torch.save({key: old[key] for key in ('model', 'optimizer', 'ema', 'epoch') if key in old}, "
+    "sys.argv[2])"
+)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
@@ -72,6 +79,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, ours or a published one, onto the CPU.
 
     Nothing inside a file can run: only tensors, numbers, texts and their containers are accepted.
+    NumPy's numbers become Python's.
 
     Raises:
         DataError: missing, truncated or damaged, holds code, or is no checkpoint.
@@ -88,6 +96,32 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+class NumberKind:
+    """Stands for `numpy.dtype` while a file is read: what a pickled number is."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code = code
+        self.order: Any = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def number_of(kind: NumberKind, content: bytes) -> Any:
+    """Stands for NumPy's function that makes a scalar of its bytes; gives a Python value."""
+    dtype = np.dtype(kind.code)
+    if dtype.kind not in "biufSU":
+        raise ValueError(f"Unsupported GLOBAL numpy.{dtype.name}")  # as torch words it
+    return np.frombuffer(content, dtype.newbyteorder(kind.order), count=1)[0].item()
+
+
+STAND_INS: list[Any] = [
+    (NumberKind, "numpy.dtype"),
+    (number_of, "numpy.core.multiarray.scalar"),  # NumPy 1
+    (number_of, "numpy._core.multiarray.scalar"),  # NumPy 2
+]
+
+
 def read_tensors(path: Path) -> Any:
     """What `torch.load` reads when it accepts tensors and plain values only."""
     if path.is_dir():
@@ -99,7 +133,7 @@ def read_tensors(path: Path) -> Any:
         raise DataError(f"{str(path)!r}: can't be read ({error})") from error
     try:
         check_archive(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
             warnings.simplefilter("ignore")  # about formats that torch.load tells apart itself
             content = torch.load(path, map_location="cpu", weights_only=True)
         if count_values(content) > MAX_VALUES:
@@ -111,7 +145,7 @@ def read_tensors(path: Path) -> Any:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes torch.load raise anything
-        raise DataError(f"{path}: {load_reason(error, first)}") from error
+        raise DataError(f"{path}: {load_reason(path, error, first)}") from error
     return content
 
 
@@ -138,12 +172,16 @@ def check_archive(path: Path) -> None:
         raise DataError(f"{path}: damaged (its part {changed} does not match its checksum)")
 
 
-def load_reason(error: Exception, first: bytes) -> str:
-    """Why a file whose first byte is given could not be loaded."""
+def load_reason(path: Path, error: Exception, first: bytes) -> str:
+    """Why a file whose first byte is given could not be loaded, and what helps."""
     text = " ".join(str(error).split())
     if " GLOBAL " in text:
         name = text.split(" GLOBAL ", 1)[1].split()[0]
-        return f"refused (it holds code, {name}, instead of tensors alone)"
+        files = shlex.join([str(path), str(path.with_name(f"{path.stem}-plain.pth"))])
+        return (
+            f"refused (it holds code, {name}, instead of tensors alone; if you trust who made it, "
+            f'save it again without: python -c "{KEEP_PLAIN}" {files})'
+        )
     if first == b"\x80":
         return "refused (a pickle that is damaged, or holds code instead of tensors)"
     if first == b"P":
@@ -172,28 +210,19 @@ def layout_problem(checkpoint: Any) -> str | None:
     return None
 
 
-def load_model(
-    path: str | Path, device: torch.device | str = "cpu", raw_weights: bool = False
-) -> nn.Module:
-    """The model of a checkpoint, ready to predict.
-
-    Args:
-        device: where it is put.
-        raw_weights: the weights as trained, also where the checkpoint holds their average, `ema`.
-
-    Raises:
-        DataError: no readable checkpoint, or weights that do not fit its own model.
-    """
-    checkpoint = load_checkpoint(path)
-    return model_of(checkpoint, path, raw_weights).to(device).eval()
-
-
 def model_of(
     checkpoint: Mapping[str, Any], path: str | Path, raw_weights: bool = False
 ) -> nn.Module:
     """The model that a loaded checkpoint describes, with its weights, on the CPU.
 
     It carries the normalisation that it was trained with (`engine.normalisation.norm_of`).
+
+    Args:
+        path: the file it was read from, for messages.
+        raw_weights: the weights as trained, also where the checkpoint holds their average, `ema`.
+
+    Raises:
+        DataError: weights that do not fit the specification beside them.
     """
     use_ema = checkpoint.get("ema") is not None and not raw_weights
     weights = checkpoint["ema"] if use_ema else checkpoint["model"]["sd"]
@@ -209,6 +238,24 @@ def model_of(
         return model
     except (UserError, ValueError) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def count_values(value: object, known: dict[int, int] | None = None) -> int:
+    """How many values nested dictionaries, lists and tuples hold, themselves included.
+
+    What stands in several places counts as often. Pickle can name a part again instead of
+    repeating it, so a few bytes may stand for more than any loop gets through; this doesn't loop.
+
+    Raises:
+        RecursionError: nested too deeply, or a part that contains itself.
+    """
+    known = {} if known is None else known
+    if not isinstance(value, (Mapping, list, tuple)):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, Mapping) else value
+        known[id(value)] = 1 + sum(count_values(part, known) for part in parts)
+    return known[id(value)]
 
 
 def whole_numbers(value: Any) -> Iterator[int]:
@@ -228,62 +275,3 @@ def check_answers(model: nn.Module, name: str) -> None:
         raise ConfigError(
             f"model.name: {name!r} given; allowed: models of (inp, coord, cell), such as liif"
         ) from None
-
-
-def summary(path: str | Path) -> list[str]:
-    """Lines that say what a whole checkpoint holds."""
-    checkpoint = load_checkpoint(path)
-    weights = checkpoint["model"]["sd"]
-    model_of(checkpoint, path)
-    count = sum(value.numel() for value in weights.values())
-    lines = [f"model: {checkpoint['model']['name']}, {len(weights)} tensors, {count} numbers"]
-    if checkpoint.get("optimizer"):
-        lines.append(f"optimizer: {checkpoint['optimizer'].get('name')}")
-    lines.append(f"epoch: {checkpoint.get('epoch')} finished")
-    if "position" in checkpoint:
-        lines[-1] += f", {checkpoint['position']} steps of the next"
-    if "best" in checkpoint:
-        lines.append(f"best: {checkpoint['best']}")
-    lines += [f"{key}: {checkpoint[key]}" for key in ("versions",) if key in checkpoint]
-    lines.append(f"keys: {', '.join(checkpoint)}")
-    lines.append(f"checksum: {checkpoint.get('checksum', 'none recorded')}")
-    return lines
-
-
-def stripped(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's model with the weights that predict (their average where there is one).
-
-    In the published layout, without what only training needs: a fraction of the size.
-    """
-    checkpoint = load_checkpoint(path)
-    model = model_of(checkpoint, path)
-    kept: dict[str, Any] = {
-        key: checkpoint[key] for key in ("config", "step", "versions") if key in checkpoint
-    }
-    optimizer = {key: (checkpoint.get("optimizer") or {}).get(key) for key in ("name", "args")}
-    return {
-        "model": {**checkpoint["model"], "sd": model.state_dict()},
-        "optimizer": {**optimizer, "sd": {}},
-        "epoch": checkpoint.get("epoch", 0),
-        **kept,
-    }
-
-
-def averaged(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """`stripped` of the last of several checkpoints of one model, with the mean of their weights.
-
-    Of sittings that went on from one another, the mean is often better than each.
-
-    Raises:
-        DataError: a file that is no checkpoint, or one of another model.
-    """
-    parts = [stripped(path) for path in paths]
-    for path, part in zip(paths, parts, strict=True):
-        if any(part["model"][key] != parts[-1]["model"][key] for key in ("name", "args")):
-            raise DataError(f"{path}: of another model than {paths[-1]}")
-    states = [part["model"]["sd"] for part in parts]
-    mean = {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
-        for name, value in states[-1].items()
-    }
-    return {**parts[-1], "model": {**parts[-1]["model"], "sd": mean}}
