@@ -19,19 +19,21 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from utils import DataError
 
 from .files import TEMPORARY, file_errors, replacing
-from .images import MAX_PIXELS, read_rgb, read_size
+from .images import MAX_PIXELS, page_count, read_rgb, read_size
 
 MAGIC = b"liif-raw-pixels\x01"
 HEADER = struct.Struct("<16sQQI")  # magic, start and length of the index, its CRC-32
 PIXELS_START = 4096
 INDEX_LIMIT = 2**30
+# Formats whose headers say whether there are several pictures; others aren't asked.
+SEVERAL = (".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 Size = tuple[int, int]
 
 
@@ -42,13 +44,15 @@ class NoCache:
         self.paths, self.max_pixels = list(paths), max_pixels
 
     def pixels(self, position: int) -> np.ndarray:
+        """The picture, uint8 (H, W, 3). Raises DataError as `read_rgb`."""
         return read_rgb(self.paths[position], self.max_pixels)
 
     def size(self, position: int) -> Size:
+        """(height, width) of the picture. Raises DataError as `read_rgb`."""
         return read_size(self.paths[position], self.max_pixels)
 
 
-class MemoryCache:
+class MemoryCache(NoCache):
     """Every picture in memory, as uint8.
 
     A damaged file is left to be complained of when it is asked for, as without a cache. Forked
@@ -56,65 +60,55 @@ class MemoryCache:
     """
 
     def __init__(self, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> None:
-        self.paths, self.max_pixels = list(paths), max_pixels
+        super().__init__(paths, max_pixels)
         self.pictures = list(decode(self.paths, max_pixels))
 
     def pixels(self, position: int) -> np.ndarray:
         picture = self.pictures[position]
-        return read_rgb(self.paths[position], self.max_pixels) if picture is None else picture
+        return super().pixels(position) if picture is None else picture
 
     def size(self, position: int) -> Size:
         height, width, _ = self.pixels(position).shape
         return height, width
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"paths": self.paths, "max_pixels": self.max_pixels}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.paths, self.max_pixels)
 
 
-class MappedCache:
+class MappedCache(NoCache):
     """Every picture as raw pixels in one file that all processes map.
 
     A damaged picture has no pixels there, and is complained of when it is asked for.
 
     Args:
         file: the cache file, checked to be whole and made from `paths` as they are now.
-        max_pixels: of what is still to be decoded.
+        paths, max_pixels: of what is still to be decoded.
     """
 
     def __init__(self, file: Path, paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(paths, max_pixels)
         self.file = file
-        self.paths, self.max_pixels = list(paths), max_pixels
-        self.open()
-
-    def open(self) -> None:
-        sizes = read_index(self.file, self.paths)
+        sizes = read_index(file, self.paths)
         if sizes is None:
-            raise DataError(f"{self.file}: changed while it was in use")
+            raise DataError(f"{file}: changed while it was in use")
         self.pixel_sizes = sizes
-        self.map = np.memmap(self.file, np.uint8, mode="r")
+        self.map = np.memmap(file, np.uint8, mode="r")
         counts = [3 * height * width for height, width in sizes]
         self.starts = [PIXELS_START + sum_ for sum_ in np.cumsum([0, *counts]).tolist()]
 
     def pixels(self, position: int) -> np.ndarray:
         height, width = self.pixel_sizes[position]
         if height == 0:
-            return read_rgb(self.paths[position], self.max_pixels)
+            return super().pixels(position)
         raw = self.map[self.starts[position] : self.starts[position + 1]]
         return np.asarray(raw).reshape(height, width, 3)
 
     def size(self, position: int) -> Size:
         size = self.pixel_sizes[position]
-        return size if size[0] else read_size(self.paths[position], self.max_pixels)
+        return size if size[0] else super().size(position)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"file": self.file, "paths": self.paths, "max_pixels": self.max_pixels}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self.open()
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.file, self.paths, self.max_pixels)
 
 
 def open_cache(
@@ -123,12 +117,13 @@ def open_cache(
     paths: Sequence[Path],
     selected: bool,
     max_pixels: int = MAX_PIXELS,
-) -> NoCache | MemoryCache | MappedCache:
+) -> NoCache:
     """The pictures of `paths`, all in `folder`; `selected` when they are only some of its files.
 
     Raises:
         DataError: the cache can't be written anywhere, or a file is gone.
     """
+    report_several(folder, paths)
     if kind == "none":
         return NoCache(paths, max_pixels)
     if kind == "in_memory":
@@ -144,6 +139,21 @@ def open_cache(
             if read_index(file, paths) is None:
                 build(file, paths, max_pixels)
     return MappedCache(file, paths, max_pixels)
+
+
+def report_several(folder: Path, paths: Sequence[Path]) -> None:
+    """Say in one line which files hold more than the one picture that is used of each."""
+    several = []
+    for path in paths:
+        with contextlib.suppress(DataError):  # complained of when it is asked for
+            if path.suffix.lower() in SEVERAL and page_count(path) > 1:
+                several.append(path)
+    if several and os.environ.get("RANK", "0") == "0":
+        print(
+            f"{folder}: {len(several)} of {len(paths)} files hold several pictures (frames or "
+            f"pages), of which the first is used (the first: {several[0].name!r})",
+            file=sys.stderr,
+        )
 
 
 def writable_folder(folder: Path, beside: Path) -> Path:

@@ -40,6 +40,8 @@ pyvips.error._to_string = lenient_text
 # Else libvips would remember what it read under a name, also when the file has changed.
 pyvips.cache_set_max(0)
 
+# Larger pictures are refused before they are decoded: a small file can claim any size.
+MAX_PIXELS = 2**28
 READ = "PNG, JPEG, TIFF, WebP, GIF, AVIF, HEIC, BMP, PPM and JPEG 2000"
 PILLOW_FORMATS = ("BMP", "PPM", "JPEG2000", "TIFF", "AVIF")
 HEIF_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
@@ -58,6 +60,7 @@ class Picture:
         decode: gives the upright pixels (H, W, 1 to 4) as for `Photo`. Raises DataError.
         icc: ICC profile of these pixels.
         dpi: pixels per inch along upright (rows, columns).
+        pages: how many frames or pages the header promises; 1 where it doesn't say.
         image: as libvips sees it, where it reads the file.
     """
 
@@ -65,6 +68,7 @@ class Picture:
     decode: Callable[[], np.ndarray]
     icc: bytes | None
     dpi: tuple[float, float] | None
+    pages: int
     image: pyvips.Image | None
 
 
@@ -89,7 +93,7 @@ def loader_of(start: bytes) -> str | None:
     return None
 
 
-def open_picture(path: Path, max_pixels: int, setting: str = "max_pixels") -> Picture:
+def open_picture(path: Path, max_pixels: int = MAX_PIXELS, setting: str = "max_pixels") -> Picture:
     """A file's picture, its header checked; arguments and errors as for `images.read_photo`."""
     with file_errors(path, "read"), path.open("rb") as file:
         start = file.read(16)
@@ -140,7 +144,8 @@ def open_by_libvips(path: Path, loader: str, layout: Layout | None) -> Picture:
     size, dpi = (image.height, image.width), resolution_of(image)
     if orientation >= 5:
         size, dpi = size[::-1], dpi and dpi[::-1]
-    return Picture(size, decode, None if has_inks else icc, dpi, image)
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    return Picture(size, decode, None if has_inks else icc, dpi, pages, image)
 
 
 def is_avif_of_8_bits(image: pyvips.Image) -> bool:
@@ -174,6 +179,7 @@ def open_by_pillow(path: Path, layout: Layout | None) -> Picture:
                 width, height = opened.tag_v2[256], opened.tag_v2[257]
             orientation = opened.getexif().get(0x0112, 1)
             dpi = pillow_resolution(opened)
+            pages = getattr(opened, "n_frames", 1)
             icc = None if opened.mode in ("CMYK", "LAB") else opened.info.get("icc_profile")
     except Exception as error:  # of damaged files Pillow raises nearly any exception
         raise damaged(path, error) from None
@@ -189,7 +195,7 @@ def open_by_pillow(path: Path, layout: Layout | None) -> Picture:
     size = (height, width)
     if orientation in range(5, 9):
         size, dpi = size[::-1], dpi and dpi[::-1]
-    return Picture(size, decode, icc, dpi, None)
+    return Picture(size, decode, icc, dpi, pages, None)
 
 
 def pillow_pixels(image: Image.Image) -> np.ndarray:

@@ -1,9 +1,7 @@
 """Photographs in files: reading whatever cameras and programs made, writing without loss.
 
-Files are decoded by libvips: the wheel `pyvips[binary]` is 8 MB to fetch, 19 MB installed, and
-takes 10 MB of memory and 0.03 s to import. Pillow turns 16-bit RGB into 8 bits as it reads and
-can't write it. torchvision's decoders with tifffile are larger (26 MB, 165 MB of memory) and leave
-orientation, profiles and resolution to be read by code for each format.
+Files are decoded by libvips, and by Pillow where libvips can't (`decoding`). Pillow alone won't
+do: it turns 16-bit RGB into 8 bits as it reads and can't write it.
 PNG and TIFF are written here (`encoders`): libvips pulls pictures, but rendering pushes rows.
 """
 
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .decoding import loader_of, open_picture
+from .decoding import MAX_PIXELS, loader_of, open_picture
 from .encoders import to_8_bits
 from .metadata import read_metadata
 from .writers import WRITTEN_SUFFIXES, Writer
@@ -27,6 +25,7 @@ __all__ = [
     "Photo",
     "loader_of",
     "open_writer",
+    "page_count",
     "read_photo",
     "read_rgb",
     "read_size",
@@ -36,8 +35,6 @@ __all__ = [
 
 PathLike = str | os.PathLike[str]
 
-# Larger pictures are refused before they are decoded: a small file can claim any size.
-MAX_PIXELS = 2**28
 # What is taken for a picture in a folder; what a file is, its content tells.
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib"),
@@ -97,14 +94,19 @@ def read_photo(path: PathLike, max_pixels: int = MAX_PIXELS, setting: str = "max
     Arguments and errors as for `read_rgb`; `setting` is what raises the limit, for the message.
     """
     picture = open_picture(Path(path), max_pixels, setting)
-    metadata, pages = read_metadata(Path(path), picture.image)
+    metadata, frames = read_metadata(Path(path), picture.image)
     pixels = np.ascontiguousarray(picture.decode())
-    return Photo(pixels, picture.icc, picture.dpi, metadata, pages)
+    return Photo(pixels, picture.icc, picture.dpi, metadata, max(frames, picture.pages))
 
 
 def read_size(path: PathLike, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of the upright picture, from its header alone. Raises as `read_rgb`."""
     return open_picture(Path(path), max_pixels).size
+
+
+def page_count(path: PathLike) -> int:
+    """How many frames or pages a file's header promises; 1 where it doesn't say. Raises so too."""
+    return open_picture(Path(path)).pages
 
 
 def write_rgb(path: PathLike, pixels: np.ndarray) -> None:

@@ -27,7 +27,7 @@ NO_RESOLUTION = (1.0, 1.0)  # pixels per mm
 
 
 def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, bytes | str], int]:
-    """Metadata as for `Photo.metadata`, and the number of pictures in a file (frames, pages).
+    """Metadata as for `Photo.metadata`, and how many frames Pillow finds in what libvips doesn't.
 
     Metadata that make no sense are left out: they are no reason to refuse a photograph.
 
@@ -36,15 +36,15 @@ def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, byt
         image: as libvips has opened it, where it can.
     """
     found: dict[str, bytes | str] = {}
-    pictures = 0
+    frames = 1
+    counted = image is not None and image.get_typeof("n-pages") != 0
     if image is not None:
         fields = image.get_fields()
         names = [name for name in fields if name in BLOCKS or name.startswith(COMMENT)]
         found = {name: image.get(name) for name in names}
-        pictures = image.get("n-pages") if "n-pages" in fields else 0
     try:
         with Image.open(path) as opened:
-            pictures = pictures or getattr(opened, "n_frames", 1)
+            frames = 1 if counted else getattr(opened, "n_frames", 1)
             for name, content in pillow_metadata(opened).items():
                 found.setdefault(name, content)
     except Exception:  # Pillow can't read it, and may say so by nearly any exception
@@ -52,7 +52,7 @@ def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, byt
     block = found.pop("exif-data", None)
     if isinstance(block, bytes) and (upright := upright_exif(block)):
         found["exif-data"] = upright
-    return found, pictures or 1
+    return found, frames
 
 
 def pillow_metadata(opened: Image.Image) -> dict[str, bytes | str]:

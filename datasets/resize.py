@@ -6,12 +6,10 @@ The two differ: benchmark sets were made with MATLAB's, training inputs are made
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-Kind = Literal["bicubic", "nearest", "lanczos"]
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
@@ -20,7 +18,7 @@ FILTERS = {
 CUBIC_WIDTH = 4.0
 
 
-def resize_pil(pixels: np.ndarray, size: tuple[int, int], kind: Kind = "bicubic") -> np.ndarray:
+def resize_pil(pixels: np.ndarray, size: tuple[int, int], kind: str = "bicubic") -> np.ndarray:
     """Pillow's resize, antialiased when it shrinks: columns, rounded to 8 bits, then rows.
 
     That has been Pillow's order of old; some releases exchange it where they hope to save time,
@@ -29,6 +27,7 @@ def resize_pil(pixels: np.ndarray, size: tuple[int, int], kind: Kind = "bicubic"
     Args:
         pixels: uint8 (H, W), or (H, W, 1), (H, W, 3).
         size: (height, width) of the result.
+        kind: one of FILTERS.
 
     Returns:
         uint8 (height, width), with the last axis of the input.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.cache import HEADER, MAGIC, MappedCache, open_cache
 from datasets.image_folder import ImageFolder
@@ -278,3 +279,24 @@ def test_memory_holds_bytes(folder: Path) -> None:
     assert dataset.pixels(1)[0] is pixels
     (folder / "1.png").unlink()
     check(dataset)
+
+
+@pytest.mark.parametrize("kind", ["none", "in_memory", "bin"])
+def test_files_of_several_pictures_are_told_in_one_line(
+    kind: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first of each is used; a damaged file is none of this line's business."""
+    frames = [Image.fromarray(noise(8, 9, seed=k)) for k in range(2)]
+    for name in ("a.gif", "b.tif", "c.webp"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    (folder / "d.tif").write_bytes((folder / "b.tif").read_bytes()[:40])
+    dataset = ImageFolder(str(folder), cache=kind)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "hold several" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{folder}: 3 of 7 files hold several pictures")
+    assert "'a.gif'" in lines[0]
+    assert np.array_equal(dataset.pixels(4)[0], noise(8, 9))
+    for name in ("a.gif", "b.tif", "c.webp"):
+        (folder / name).unlink()
+    ImageFolder(str(folder), cache=kind)
+    assert "hold several" not in capfd.readouterr().err

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets.images import read_rgb
-from datasets.resize import Kind, contributions, cubic, resize_matlab, resize_pil
+from datasets.resize import contributions, cubic, resize_matlab, resize_pil
 
 STORED = np.load(Path(__file__).parent / "data" / "imresize.npz")
 
@@ -109,7 +109,7 @@ def test_matlab_without_antialiasing_takes_four_taps() -> None:
 
 @pytest.mark.parametrize("kind", ["bicubic", "nearest", "lanczos"])
 @pytest.mark.parametrize("size", [(5, 9), (23, 31), (8, 40), (40, 8), (16, 9), (9, 20)])
-def test_pil_is_pillows(kind: Kind, size: tuple[int, int]) -> None:
+def test_pil_is_pillows(kind: str, size: tuple[int, int]) -> None:
     """Columns first, whatever this release of Pillow would do first; that is a call for each."""
     pixels = np.random.default_rng(2).integers(0, 256, (16, 20, 3), dtype=np.uint8)
     resample = Image.Resampling[kind.upper()]
