@@ -19,6 +19,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from datasets.files import NO_FSYNC
 from engine.runtime import say
 
 try:
@@ -88,8 +89,9 @@ class TensorBoardWriter:
         try:
             yield
         except OSError as error:
-            say(f"TensorBoard: can't be written ({error.strerror}); going on without")
-            self.writer = None
+            if error.errno not in NO_FSYNC:  # raised at the end, when all is written
+                say(f"TensorBoard: can't be written ({error.strerror}); going on without")
+                self.writer = None
 
     def write(self, *events: Event) -> None:
         with self.tolerant():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from engine.config import TrainConfig, config_dict
 from engine.runtime import say
-from engine.train.run_folder import LAST, RunFolder
+from engine.train.run_folder import LAST, LOSSES_HEADER
 from engine.weights.checkpoint import load_checkpoint
 from registry import show
 from utils import ConfigError, DataError
@@ -39,7 +39,7 @@ def read(path: str | Path) -> ResumePoint:
 
 
 def find_checkpoint(
-    folder: RunFolder, resume: str | None, key: str | None, overwrite: bool
+    folder: Path, resume: str | None, key: str | None, overwrite: bool
 ) -> ResumePoint | None:
     """The checkpoint to go on from, or None for a fresh start.
 
@@ -59,23 +59,37 @@ def find_checkpoint(
     if wanted == "auto":
         newest = find_newest(folder)
         return read(key) if newest is None and key not in (None, "auto") else newest
+    losses = folder / "losses.csv"  # with its header alone, nothing came of the run
+    holds_run = bool(checkpoints(folder)) or (
+        losses.exists() and losses.stat().st_size > len(LOSSES_HEADER)
+    )
     if wanted is None:
-        if folder.holds_run():
+        if holds_run:
             raise ConfigError(
-                f"{folder.path}: holds a run already; allowed: --resume auto to go on with it, "
+                f"{folder}: holds a run already; allowed: --resume auto to go on with it, "
                 "--overwrite to start over, or another --name or --tag"
             )
         return None
     found = read(wanted)
-    if folder.holds_run() and not folder.holds(found.path) and not overwrite:
+    if holds_run and not lies_in(found.path, folder) and not overwrite:
         raise ConfigError(
-            f"{folder.path}: holds another run than {wanted}; allowed: --overwrite, or another "
+            f"{folder}: holds another run than {wanted}; allowed: --overwrite, or another "
             "--name or --tag"
         )
     return found
 
 
-def find_newest(folder: RunFolder) -> ResumePoint | None:
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, however the two are named."""
+    return path.resolve().parent == folder.resolve()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint of a run, `epoch-last.pth` first."""
+    return sorted(folder.glob("epoch-*.pth"), key=lambda path: (path.name != LAST, path.name))
+
+
+def find_newest(folder: Path) -> ResumePoint | None:
     """`epoch-last.pth`, or where it is not whole the checkpoint that got furthest.
 
     None where there is no checkpoint at all. Those that are passed over are named in a line.
@@ -83,29 +97,25 @@ def find_newest(folder: RunFolder) -> ResumePoint | None:
     Raises:
         DataError: there are checkpoints, and none is whole.
     """
-    best: ResumePoint | None = None
+    whole: list[ResumePoint] = []
     problems: list[DataError] = []
-    for path in folder.checkpoints():
+    for path in checkpoints(folder):
         try:
-            found = read(path)
+            whole.append(read(path))
         except DataError as error:
             problems.append(error)
-            continue
-        if path.name == LAST:
-            return found
-        if best is None or progress(found.checkpoint) > progress(best.checkpoint):
-            best = found
-    if best is None and problems:
-        raise DataError(f"{problems[-1]}; no checkpoint of {folder.path} is whole")
+        if whole and path.name == LAST:
+            return whole[0]
+    if problems and not whole:
+        raise DataError(f"{problems[-1]}; no checkpoint of {folder} is whole")
     for problem in problems:
         say(f"passed over: {problem}")
-    return best
 
+    def progress(found: ResumePoint) -> tuple[int, int]:
+        position = found.checkpoint.get("position", 0)
+        return found.checkpoint.get("epoch", 0), position if isinstance(position, int) else 0
 
-def progress(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
-    """How far a checkpoint got, for comparing."""
-    position = checkpoint.get("position", 0)
-    return checkpoint.get("epoch", 0), position if isinstance(position, int) else 0
+    return max(whole, key=progress, default=None)
 
 
 def is_finished(checkpoint: Mapping[str, Any], config: TrainConfig) -> bool:
@@ -132,45 +142,31 @@ def find_differences(
     old = checkpoint.get("config")
     if old is None:  # a published checkpoint
         new = {key: new[key] for key in ("model", "optimizer")}
-        old = {key: dict(checkpoint.get(key) or {}) for key in new}
-        for spec in old.values():
-            spec.pop("sd", None)
+        old = {key: {**(checkpoint.get(key) or {}), "sd": None} for key in new}
     old_files = checkpoint.get("data") or {}
     now, before = flatten(new), flatten(old)
     for key in sorted({*now, *before}):
-        if now.get(key) != before.get(key) and not is_free(key, config, old_files, data):
-            yield f"{key}: {given(now, key)} now, {given(before, key)} then"
+        part, _, rest = key.partition(".")
+        free = part in FREE and (part != "epoch_max" or config.lr_schedule is None)
+        is_place = rest.startswith("dataset.args.") and rest.rsplit(".", 1)[-1] in PLACES
+        same = now.get(key) == before.get(key)
+        if not (same or free or (is_place and part in old_files and part in data)):
+            given = (show(s[key]) if key in s else "not given" for s in (now, before))
+            yield "{}: {} now, {} then".format(key, *given)
     for part, files in data.items():
         # The contents, written last, are missing in what earlier versions wrote.
         if part in old_files and old_files[part] not in (files, files.split(CONTENTS)[0]):
             yield f"{part}: other files than then"
 
 
-def is_free(
-    key: str, config: TrainConfig, old_files: Mapping[str, str], files: Mapping[str, str]
-) -> bool:
-    """Whether a setting may differ in a run that goes on."""
-    part, _, rest = key.partition(".")
-    if part in FREE:
-        return part != "epoch_max" or config.lr_schedule is None
-    in_place = rest.startswith("dataset.args.") and rest.rsplit(".", 1)[-1] in PLACES
-    return in_place and part in old_files and part in files
-
-
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, by dotted paths; nothing for what is not set."""
     if isinstance(value, Mapping):
-        items: dict[str, Any] = {}
-        for key, item in value.items():
-            items.update(flatten(item, f"{path}.{key}" if path else str(key)))
-        return items
-    if isinstance(value, (list, tuple)):
-        return {path: [*value]}
-    return {} if value is None else {path: value}
-
-
-def given(settings: Mapping[str, Any], key: str) -> str:
-    return show(settings[key]) if key in settings else "not given"
+        parts = (flatten(item, f"{path}.{key}".lstrip(".")) for key, item in value.items())
+        return {key: item for part in parts for key, item in part.items()}
+    if value is None:
+        return {}
+    return {path: [*value] if isinstance(value, (list, tuple)) else value}
 
 
 def fingerprint(dataset: Any) -> str:

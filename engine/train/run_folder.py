@@ -16,7 +16,7 @@ import yaml
 
 from datasets.files import TEMPORARY, file_errors, flush_to_disk, write_whole
 from engine.runtime import print_anyway, say
-from utils import ConfigError, DataError, natural_key
+from utils import ConfigError, DataError
 
 try:
     import fcntl
@@ -96,21 +96,6 @@ class RunFolder:
                 for folder in self.made:
                     folder.rmdir()
 
-    def checkpoints(self) -> list[Path]:
-        """Every checkpoint, `epoch-last.pth` first."""
-        found = self.path.glob("epoch-*.pth")
-        return sorted(found, key=lambda path: (path.name != LAST, natural_key(path.name)))
-
-    def holds_run(self) -> bool:
-        """Whether there is anything that starting over would lose."""
-        losses = self.path / "losses.csv"  # with its header alone, nothing came of the run
-        has_losses = losses.exists() and losses.stat().st_size > len(LOSSES_HEADER)
-        return has_losses or bool(self.checkpoints())
-
-    def holds(self, path: Path) -> bool:
-        """Whether a file lies in this folder."""
-        return path.resolve().parent == self.path.resolve()
-
     def clear(self, *, diagnoses: bool) -> None:
         """Remove what a run leaves here, perhaps also its diagnoses, and nothing else."""
         names = ["config.yaml", "log.txt", "losses.csv", "trace.json", "epoch-*.pth"]
@@ -150,13 +135,20 @@ class LossLog:
     """
 
     def __init__(self, path: Path, steps_done: int) -> None:
+        """Keep what a file that is there records of steps 1 to steps_done."""
         self.path = path
         self.waiting: list[str] = []
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: can't be read ({error})") from error
-        write_whole(path, (LOSSES_HEADER + kept_lines(text, steps_done)).encode())
+        kept = [LOSSES_HEADER]
+        for line in text.splitlines(keepends=True)[1:]:
+            record = re.fullmatch("([0-9]{1,18}),.+\n", line)
+            if record is None or int(record[1]) > steps_done:
+                break
+            kept.append(line)
+        write_whole(path, "".join(kept).encode())
 
     def add(self, step: int, epoch: int, loss: float) -> None:
         self.waiting.append(f"{step},{epoch},{loss!r}\n")
@@ -165,14 +157,3 @@ class LossLog:
         if self.waiting:
             append(self.path, "".join(self.waiting))
             self.waiting.clear()
-
-
-def kept_lines(text: str, steps_done: int) -> str:
-    """The lines of whole records of steps 1 to steps_done."""
-    kept = []
-    for line in text.splitlines(keepends=True)[1:]:
-        record = re.fullmatch("([0-9]{1,18}),.+\n", line)
-        if record is None or int(record[1]) > steps_done:
-            break
-        kept.append(line)
-    return "".join(kept)

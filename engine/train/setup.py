@@ -26,6 +26,7 @@ from engine.train.resume import (
     find_checkpoint,
     fingerprint,
     is_finished,
+    lies_in,
     refuse_differences,
 )
 from engine.train.run import Data, Outputs, Run
@@ -62,49 +63,55 @@ def prepare(
     """
     settle_precision(device, config.precision)
     folder = RunFolder(path) if processes.is_main else None
-    run = None
     try:
-        run = set_up(config, path, folder, options, processes, device, stop)
+        start: ResumePoint | None = processes.broadcast_from_main(
+            lambda: find_checkpoint(path, options.resume, config.resume, options.overwrite)
+        )
+        if start is not None and is_finished(start.checkpoint, config):
+            if processes.is_main:
+                restore_last(start, config, path, (options.resume or config.resume) == "auto")
+            return None
+        run = make_run(config, path, start, options.resume_anyway, processes, device, stop)
+        if folder is not None:
+            run.outputs = open_outputs(folder, run, start, options)
+        return run
     finally:
-        if folder is not None and run is None:
+        if folder is not None:
             folder.remove_if_unused()
-    return run
 
 
-def set_up(
+def restore_last(start: ResumePoint, config: TrainConfig, path: Path, automatic: bool) -> None:
+    """Say that the run is finished, and mend a last checkpoint that nothing will write any more."""
+    say(f"{start.path}: finished, {start.checkpoint['epoch']} epochs of {config.epoch_max}")
+    if automatic and start.path.parent == path and start.path.name != LAST:
+        write_whole(path / LAST, start.path.read_bytes())
+        say(f"{path / LAST}: made again from {start.path.name}")
+
+
+def make_run(
     config: TrainConfig,
     path: Path,
-    folder: RunFolder | None,
-    options: Options,
+    start: ResumePoint | None,
+    resume_anyway: bool,
     processes: Processes,
     device: torch.device,
     stop: StopRequest,
-) -> Run | None:
-    """As `prepare`, in a folder that is there; the main process alone is given it."""
+) -> Run:
+    """The data and the state of a run; nothing is written.
 
-    def find() -> ResumePoint | None:
-        assert folder is not None
-        return find_checkpoint(folder, options.resume, config.resume, options.overwrite)
-
-    start: ResumePoint | None = processes.broadcast_from_main(find)
-    if start is not None and is_finished(start.checkpoint, config):
-        if folder is not None:
-            say(f"{start.path}: finished, {start.checkpoint['epoch']} epochs of {config.epoch_max}")
-            automatic = (options.resume or config.resume) == "auto"
-            if automatic and start.path.parent == path and start.path.name != LAST:
-                # The last one is damaged or gone, and nothing will write it any more.
-                write_whole(path / LAST, start.path.read_bytes())
-                say(f"{path / LAST}: made again from {start.path.name}")
-        return None
+    Raises:
+        ConfigError: the checkpoint to go on from is of another run.
+        DataError: files that can't be read.
+    """
     train_data = make_data(config.train_dataset, config, processes, device, training=True)
-    val_data = None
+    parts, val_data = {"train_dataset": train_data}, None
     if config.val_dataset is not None and config.epoch_val is not None:
         val_data = make_data(config.val_dataset, config, processes, device, training=False)
+        parts["val_dataset"] = val_data
 
     def check() -> dict[str, str]:
-        parts = {"train_dataset": train_data, "val_dataset": val_data}
-        files = {name: fingerprint(part.wrapper.dataset) for name, part in parts.items() if part}
-        if start is not None and not options.resume_anyway:
+        files = {name: fingerprint(part.wrapper.dataset) for name, part in parts.items()}
+        if start is not None and not resume_anyway:
             refuse_differences(start, config, files)
         return files
 
@@ -117,7 +124,7 @@ def set_up(
     model: nn.Module = state.model
     if config.compile:
         model = torch.compile(model)  # type: ignore[assignment]
-    run = Run(
+    return Run(
         config=config,
         path=path,
         processes=processes,
@@ -128,12 +135,6 @@ def set_up(
         train_data=train_data,
         val_data=val_data,
     )
-    if folder is not None:
-        if options.profile:
-            run.profiler = start_profiler(path / "trace.json", options.profile)
-        run.outputs = open_outputs(folder, run, start, options.overwrite)
-        log_start(run, start)
-    return run
 
 
 def make_data(
@@ -154,55 +155,51 @@ def make_data(
         rank=processes.rank,
         processes=processes.count,
     )
+    common: dict[str, Any] = {
+        "stream": TRAIN_ITEMS if training else VAL_ITEMS,
+        "num_workers": config.num_workers,
+    }
     loader: Iterable[Any]
     if training and config.device_data:
-        loader = DeviceLoader(
-            wrapper, batches, device, stream=TRAIN_ITEMS, num_workers=config.num_workers
-        )
+        loader = DeviceLoader(wrapper, batches, device, **common)
     else:
+        pin = device.type == "cuda"
         loader = make_loader(
-            wrapper,
-            batches,
-            stream=TRAIN_ITEMS if training else VAL_ITEMS,
-            num_workers=config.num_workers,
-            on_bad_image=config.on_bad_image,
-            pin_memory=device.type == "cuda",
+            wrapper, batches, on_bad_image=config.on_bad_image, pin_memory=pin, **common
         )
     return Data(loader, batches, wrapper)
 
 
 def open_outputs(
-    folder: RunFolder, run: Run, start: ResumePoint | None, overwrite: bool
+    folder: RunFolder, run: Run, start: ResumePoint | None, options: Options
 ) -> Outputs:
-    """Open the files of a run; remove first what is there of a run that this one replaces."""
-    config, state = run.config, run.state
-    if start is None or (overwrite and not folder.holds(start.path)):
-        folder.clear(diagnoses=overwrite)
+    """Open a run's files, without what is there of a run that it replaces, and log its start."""
+    config, state, path = run.config, run.state, folder.path
+    if start is None or (options.overwrite and not lies_in(start.path, path)):
+        folder.clear(diagnoses=options.overwrite)
     folder.write_config(config_dict(config))
-    if start is not None and start.path.resolve() != (folder.path / LAST).resolve():
+    if start is not None and start.path.resolve() != (path / LAST).resolve():
         # Before the losses are cut: else a later checkpoint would be the newest, without them.
-        save_checkpoint(folder.path / LAST, state.checkpoint(config))
-    losses = LossLog(folder.path / "losses.csv", state.step)
-    tensorboard = TensorBoardWriter(folder.path / "tensorboard", state.epoch + 1)
+        save_checkpoint(path / LAST, state.checkpoint(config))
+    losses = LossLog(path / "losses.csv", state.step)
+    tensorboard = TensorBoardWriter(path / "tensorboard", state.epoch + 1)
     tensorboard.text(state.epoch, "config", yaml.safe_dump(config_dict(config), sort_keys=False))
-    return Outputs(folder, losses, tensorboard)
+    if options.profile:
+        run.profiler = start_profiler(path / "trace.json", options.profile)
 
-
-def log_start(run: Run, start: ResumePoint | None) -> None:
-    """Log what is trained on what, and from where."""
-    config, state = run.config, run.state
     weights = sum(parameter.numel() for parameter in state.model.parameters())
-    run.log(
-        f"{run.path}: {config.model['name']} with {weights:,} weights, "
+    folder.log(
+        f"{path}: {config.model['name']} with {weights:,} weights, "
         f"{usable_precision(run.device, config.precision)} on {run.device}, "
         f"{run.processes.count} process(es)"
     )
     for name, data in (("train", run.train_data), ("val", run.val_data)):
         if data is not None:
             count, size = len(data.batches), data.batches.batch_size
-            run.log(f"{name}: {len(data.wrapper)} items, {count} batches of {size}")
+            folder.log(f"{name}: {len(data.wrapper)} items, {count} batches of {size}")
     if start is not None:
-        run.log(
+        folder.log(
             f"going on from {start.path}: {state.epoch} epochs finished, {state.position} of "
             f"{run.steps_per_epoch} steps of the next"
         )
+    return Outputs(folder, losses, tensorboard)

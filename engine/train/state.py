@@ -120,9 +120,14 @@ class TrainState:
             load_optimizer(self.optimizer, checkpoint["optimizer"]["sd"])
             if checkpoint.get("scaler"):
                 self.scaler.load_state_dict(checkpoint["scaler"])
-            for name in self.COUNTERS:
-                if name in checkpoint:
-                    setattr(self, name, count_or_sum(name, checkpoint[name], getattr(self, name)))
+            for name in (name for name in self.COUNTERS if name in checkpoint):
+                value, counts = checkpoint[name], isinstance(getattr(self, name), int)
+                valid = isinstance(value, int) and 0 <= value < 2**63
+                if not counts:
+                    valid = isinstance(value, (int, float)) or (name == "best" and value is None)
+                if not valid:
+                    raise ValueError(f"its {name} is {show(value)}")
+                setattr(self, name, value)
             self.broken = dict.fromkeys(map(str, checkpoint.get("broken") or ()))
             if self.position > self.items:  # each step has an item at least
                 raise ValueError(f"its position is {self.position} after {self.items} items")
@@ -137,16 +142,6 @@ class TrainState:
             if isinstance(error, KeyError):
                 reason = f"it has no {error}"
             raise DataError(f"{path}: can't be resumed from ({reason})") from error
-
-
-def count_or_sum(name: str, value: Any, fresh: Any) -> Any:
-    """A counter of a checkpoint, if it can be one; `fresh` is what a fresh run has there."""
-    if fresh is None and value is None:
-        return None
-    kinds = (int,) if isinstance(fresh, int) else (int, float)
-    if not isinstance(value, kinds) or (kinds == (int,) and not 0 <= value < 2**63):
-        raise ValueError(f"its {name} is {show(value)}")
-    return value
 
 
 def make_state(config: TrainConfig, device: torch.device) -> TrainState:
@@ -184,28 +179,17 @@ def load_state(model: nn.Module, weights: Any) -> None:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Take an optimiser's state, but keep how this machine computes it and what this run set."""
-    own = optimizer.state_dict()
-    groups = [
-        {**group, "params": saved["params"]}
-        for group, saved in zip(own["param_groups"], state["param_groups"], strict=True)
-    ]
-    shapes = {
-        index: parameter.shape
-        for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
-        for index, parameter in zip(saved["params"], group["params"], strict=True)
-    }
-    for index, entry in state["state"].items():
-        for name, value in entry.items():
-            if value is None and name == "momentum_buffer":
-                continue
-            if name == "step" and isinstance(value, (int, float)):  # torch before 1.12
-                continue
-            shape = torch.Size() if name == "step" else shapes[index]
-            if not isinstance(value, Tensor) or value.shape != shape:
-                raise ValueError(f"the optimiser's {name} of parameter {index} has another shape")
-    if len({frozenset(entry) for entry in state["state"].values()}) > 1:
-        raise ValueError("the optimiser's state is not the same for all parameters")
+    pairs = zip(optimizer.state_dict()["param_groups"], state["param_groups"], strict=True)
+    groups = [{**group, "params": saved["params"]} for group, saved in pairs]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            shape = torch.Size() if name == "step" else parameter.shape
+            absent = value is None and name == "momentum_buffer"
+            if not absent and (not isinstance(value, Tensor) or value.shape != shape):
+                raise ValueError(f"the optimiser's {name} has another shape than its parameter")
+    if len({frozenset(entry) for entry in optimizer.state.values()}) > 1:
+        raise ValueError("the optimiser's state is not the same for all parameters")
 
 
 def random_states() -> dict[str, Any]:
