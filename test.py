@@ -15,12 +15,13 @@ from typing import Any, cast
 
 from datasets.files import check_writable
 from engine import distributed
-from engine.config import Precision, config_dict, read_test_config
+from engine.config import DataNorm, Precision, config_dict, read_test_config
 from engine.evaluate.metrics import METRICS, check_metrics
 from engine.evaluate.suite_figures import save_picture
 from engine.evaluate.suite_report import SuiteOptions, run_and_report
 from engine.evaluate.suite_results import write_json
 from engine.evaluate.test_config import TestSettings, document, protocol, run_test
+from engine.normalisation import same_norm
 from engine.render import baselines
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import load_model
@@ -94,6 +95,13 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise ConfigError("--self-ensemble goes with --model")
 
 
+def tell_other_norm(model: Any, name: str, norm: DataNorm) -> None:
+    """Say in one line that a model was trained with another normalisation than is used here."""
+    if model.data_norm is not None and not same_norm(model.data_norm, norm):
+        used, own = dataclasses.asdict(norm), dataclasses.asdict(model.data_norm)
+        say(f"data_norm: {used} is used, of the configuration; {name} was trained with {own}")
+
+
 def test_configuration(options: argparse.Namespace) -> None:
     """`--config`: ends with the line `result: 37.9877`."""
     config = read_test_config(options.config, options.set)
@@ -106,6 +114,8 @@ def test_configuration(options: argparse.Namespace) -> None:
     label = baselines.label(method) if method else options.model[0]
     if method is None:
         method = load_model(options.model[0], device, options.raw_weights)
+        if processes.is_main:
+            tell_other_norm(method, label, config.data_norm)
 
     def save(name: str, picture: Any) -> None:
         if options.save_images:

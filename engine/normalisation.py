@@ -36,15 +36,15 @@ def factors(values: Tensor, norm: Norm, axis: int) -> tuple[Any, Any]:
     return values.new_tensor(norm.sub).view(shape), values.new_tensor(norm.div).view(shape)
 
 
-def norm_of_checkpoint(checkpoint: Mapping[str, Any]) -> DataNorm:
-    """The normalisation that a checkpoint's model was trained with: its own, else the paper's.
+def recorded_norm(checkpoint: Mapping[str, Any]) -> DataNorm | None:
+    """The normalisation that a checkpoint says its model was trained with; None without a word.
 
     Raises:
         ValueError: what is recorded there is none.
     """
     recorded = (checkpoint.get("config") or {}).get("data_norm")
     if recorded is None:
-        return PAPER
+        return None
     problems: list[str] = []
     norm = read_dataclass(DataNorm, recorded, "data_norm", problems)
     if problems:
@@ -53,5 +53,15 @@ def norm_of_checkpoint(checkpoint: Mapping[str, Any]) -> DataNorm:
 
 
 def norm_of(model: nn.Module) -> DataNorm:
-    """The normalisation of a model: that of the checkpoint it came from, else the paper's."""
+    """The normalisation of a model: what its checkpoint records, else the paper's."""
     return getattr(model, "data_norm", None) or PAPER
+
+
+def same_norm(one: DataNorm, other: DataNorm) -> bool:
+    """Whether two normalisations are the same, given as one number or as one per channel."""
+    pairs = [(one.inp, other.inp), (one.gt, other.gt)]
+    return all(
+        [*a] * (3 // len(a)) == [*b] * (3 // len(b))
+        for first, second in pairs
+        for a, b in ((first.sub, second.sub), (first.div, second.div))
+    )

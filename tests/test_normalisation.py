@@ -13,7 +13,7 @@ import torch
 from engine.config import DataNorm, Norm
 from engine.evaluate.evaluate import from_uint8
 from engine.evaluate.suite import model_method
-from engine.normalisation import PAPER, denormalise, norm_of, norm_of_checkpoint, normalise
+from engine.normalisation import PAPER, denormalise, norm_of, normalise, recorded_norm, same_norm
 from engine.render import ContinuousImage, render_once
 from engine.weights.checkpoint import save_checkpoint
 from engine.weights.pretrained import load_model, load_with_spec, write_safetensors
@@ -81,8 +81,18 @@ def test_every_way_to_use_a_model_keeps_its_units(own_model: Path, tmp_path: Pat
 
 def test_without_a_record_the_papers() -> None:
     assert norm_of(small_model()) == PAPER
-    assert norm_of_checkpoint({"model": {}}) == PAPER
-    assert norm_of_checkpoint({"config": None}) == PAPER
+    assert recorded_norm({"model": {}}) is None
+    assert recorded_norm({"config": None}) is None
+
+
+def test_one_number_for_all_channels_or_one_each() -> None:
+    whole = DataNorm(inp=Norm(sub=[0.5] * 3, div=[0.5]), gt=Norm(sub=[0.5], div=[0.5] * 3))
+    assert same_norm(whole, PAPER)
+    assert same_norm(PAPER, whole)
+    for part in ("inp", "gt"):
+        for key in ("sub", "div"):
+            norm = {**vars(getattr(PAPER, part)), key: [0.5, 0.5, 0.4]}
+            assert not same_norm(dataclasses.replace(PAPER, **{part: Norm(**norm)}), whole)
 
 
 @pytest.mark.parametrize(

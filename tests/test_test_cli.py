@@ -126,6 +126,35 @@ def test_the_average_of_the_weights_is_used_unless_told_otherwise(
     assert result("--model", "ema.pth", "--raw-weights") == plain
 
 
+def test_the_normalisation_is_that_of_the_file(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a model that was trained with another, which is then said in one line."""
+    checkpoint = torch.load(place / "m.pth", weights_only=True)
+    own = {"inp": {"sub": [0.4, 0.5, 0.6], "div": [1.0]}, "gt": {"sub": [0.45], "div": [0.3]}}
+    same = {"inp": {"sub": [0.5] * 3, "div": [0.5]}, "gt": HALF}
+    for name, norm in (("own", own), ("same", same)):
+        torch.save({**checkpoint, "config": {"data_norm": norm}}, place / f"{name}.pth")
+
+    def result(name: str, *arguments: str) -> tuple[str, str]:
+        given = ("--config", "c.yaml", "--model", f"{name}.pth", *arguments)
+        code, output, errors = run(capsys, monkeypatch, *given)
+        assert code == 0
+        return output.splitlines()[-1], errors
+
+    plain, errors = result("m")
+    assert errors == ""
+    assert result("same") == (plain, "")
+    half = {"inp": HALF, "gt": HALF}
+    line = f"data_norm: {half} is used, of the configuration; own.pth was trained with {own}\n"
+    assert result("own") == (plain, line)
+    fitting, errors = result("own", "--set", f"data_norm={json.dumps(own)}")
+    assert errors == ""
+    assert fitting != plain
+    published = "data_norm={}"  # as the published code: x - 0 over 1
+    assert result("own", "--set", published)[0] == result("m", "--set", published)[0] != plain
+
+
 MISTAKES: list[tuple[int, str, list[Any]]] = [
     (2, "give --config FILE or --suite NAME", []),
     (2, "one of the two", ["--config", "c.yaml", "--suite", "set5", "--model", "m.pth"]),

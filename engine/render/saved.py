@@ -14,7 +14,7 @@ from torch import Tensor
 import models
 from datasets.files import write_whole
 from engine.config import DataNorm
-from engine.normalisation import norm_of_checkpoint
+from engine.normalisation import PAPER, recorded_norm
 from engine.runtime import PRECISIONS
 from engine.weights.checkpoint import read_tensors
 from models.protocol import Features, ImplicitModel, each_map, implicit, maps_of
@@ -67,7 +67,7 @@ def read(path: Path, device: torch.device) -> Content:
     size = content["size"][0], content["size"][1]
     try:
         model = implicit(models.make(spec))
-        norm = norm_of_checkpoint(content)
+        norm = recorded_norm(content) or PAPER
     except (ConfigError, ValueError) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
     own = decoder_weights(model)

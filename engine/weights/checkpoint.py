@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import models
 from datasets.files import file_errors, write_whole
-from engine.normalisation import norm_of_checkpoint
+from engine.normalisation import recorded_norm
 from utils import ConfigError, DataError, UserError
 
 MAX_VALUES = 10**7
@@ -234,7 +234,7 @@ def model_of(
     try:
         model = models.make({**checkpoint["model"], "sd": weights}, load_sd=True)
         check_answers(model, checkpoint["model"]["name"])
-        model.data_norm = norm_of_checkpoint(checkpoint)  # type: ignore[assignment]
+        model.data_norm = recorded_norm(checkpoint)  # type: ignore[assignment]
         return model
     except (UserError, ValueError) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
