@@ -1,13 +1,14 @@
 """The scripts as users start them, without the seconds that importing torch takes.
 
 A process imports everything once and forks one process per command, which then is what
-`python train_liif.py ...` would be: its own arguments, folder, output and exit code. A command
-that doesn't end in time is killed, and one that starts a program ends with `RAN_CODE`: nothing
-that the scripts do on a CPU needs another program, but code in a file from a stranger would.
+`python train_liif.py ...` would be: its own arguments, folder, output, signals, exit handlers and
+exit code. `tests.faults` holds what can be made to happen inside it.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import importlib
 import json
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMED_OUT, RAN_CODE, NO_EXIT = 124, 98, 99
+TIMED_OUT, RAN_CODE = 124, 98
 STARTS_PROGRAM = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen")
 
 
@@ -57,7 +58,7 @@ class Ended:
 
 
 class Commands:
-    """Runs commands; a context manager."""
+    """Starts commands in forked processes; a context manager that leaves none behind."""
 
     def __enter__(self) -> Commands:
         self.server = subprocess.Popen(
@@ -68,9 +69,13 @@ class Commands:
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )
+        self.pids: list[int] = []
         return self
 
     def __exit__(self, *error: object) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         assert self.server.stdin is not None
         self.server.stdin.close()
         self.server.wait(30)
@@ -85,28 +90,61 @@ class Commands:
         file_limit: int | None = None,
         plain_user: bool = False,
     ) -> Ended:
-        """`python SCRIPT ARGUMENTS` in a folder.
+        """`python SCRIPT ARGUMENTS` in a folder, to its end.
+
+        One that starts a program ends with `RAN_CODE`: nothing that the scripts do on a CPU needs
+        another program, but code in a file from a stranger would.
 
         Args:
             script: its name, such as "demo.py".
-            seconds: killed if it takes longer.
+            seconds: killed if it takes longer; its code is `TIMED_OUT` then.
             file_limit: the size in bytes that no file can exceed, as on a disk that fills.
             plain_user: without the superuser's right to read and write everything.
         """
+        command = command_of(script, arguments, folder, env)
+        limits = {"file_limit": file_limit, "plain_user": plain_user, "no_programs": True}
+        return Ended(*self.ask(op="run", seconds=seconds, **command, **limits))
+
+    def start(
+        self,
+        script: str,
+        *arguments: object,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        fault: Sequence[Any] = (),
+        output: str = "output.txt",
+    ) -> int:
+        """Start a command; gives its process id.
+
+        Args:
+            fault: the name of one of `tests.faults` and its arguments.
+            output: file in `folder` for both output streams, written anew.
+        """
+        command = command_of(script, arguments, folder, env)
+        pid: int = self.ask(op="start", fault=list(fault), output=output, **command)
+        self.pids.append(pid)
+        return pid
+
+    def wait(self, pid: int, seconds: float = 240) -> int:
+        """The exit code of a command that was started, negative for a signal."""
+        code = self.ask(op="wait", pid=pid, seconds=seconds)
+        assert code is not None, f"process {pid} still runs after {seconds} seconds"
+        self.pids.remove(pid)
+        return code
+
+    def ask(self, **request: Any) -> Any:
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        request = {
-            "script": script,
-            "arguments": [str(argument) for argument in arguments],
-            "folder": str(folder),
-            "env": dict(env or {}),
-            "seconds": seconds,
-            "file_limit": file_limit,
-            "plain_user": plain_user,
-        }
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        return Ended(*json.loads(self.server.stdout.readline()))
+        return json.loads(self.server.stdout.readline())
+
+
+def command_of(
+    script: str, arguments: Sequence[object], folder: Path, env: Mapping[str, str] | None
+) -> dict[str, Any]:
+    given = [str(argument) for argument in arguments]
+    return {"script": script, "arguments": given, "folder": str(folder), "env": dict(env or {})}
 
 
 def real_command(script: str, *arguments: object, folder: Path, seconds: float = 300) -> Ended:
@@ -153,26 +191,18 @@ def forbid_programs(event: str, arguments: tuple[Any, ...]) -> None:
         os._exit(RAN_CODE)
 
 
-def be_command(request: Mapping[str, Any], outputs: Sequence[int]) -> NoReturn:
-    """Turn a forked process into the command, and end it."""
-    import resource
-
+def be_command(request: Mapping[str, Any], out: int, err: int) -> NoReturn:
+    """Turn a forked process into the command, and end it as Python would."""
     from engine.runtime import run_script
 
     os.setsid()
     os.chdir(request["folder"])
-    for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), *outputs]):
+    for number, descriptor in enumerate([os.open(os.devnull, os.O_RDONLY), out, err]):
         os.dup2(descriptor, number)
     os.environ.update(request["env"])
     sys.argv = [str(ROOT / request["script"]), *request["arguments"]]
-    sys.addaudithook(forbid_programs)
-    if request["plain_user"]:
-        give_up_rights()
-    if request["file_limit"] is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        limit = request["file_limit"]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    code = NO_EXIT
+    limit_command(request)
+    code = 1
     try:
         run_script(sys.modules[request["script"].removesuffix(".py")].main)
     except SystemExit as ended:
@@ -180,10 +210,62 @@ def be_command(request: Mapping[str, Any], outputs: Sequence[int]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     try:
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def limit_command(request: Mapping[str, Any]) -> None:
+    """Apply what is asked of a command beyond its arguments."""
+    if request.get("fault"):
+        from tests.faults import FAULTS
+
+        name, *arguments = request["fault"]
+        FAULTS[name](*arguments)
+    if request.get("no_programs"):
+        sys.addaudithook(forbid_programs)
+    if request.get("plain_user"):
+        give_up_rights()
+    if request.get("file_limit") is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limit = request["file_limit"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def start(request: Mapping[str, Any]) -> int:
+    """Fork a process for a command whose output goes to a file; gives its id."""
+    pid = os.fork()
+    if pid == 0:
+        path = Path(request["folder"], request["output"])
+        output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        be_command(request, output, output)
+    return pid
+
+
+def wait(request: Mapping[str, Any]) -> int | None:
+    """The exit code of a process; None where it has not ended when the time is over."""
+    end = time.monotonic() + request["seconds"]
+    while time.monotonic() < end:
+        done, status = os.waitpid(request["pid"], os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def run(request: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Exit code and outputs of a command."""
+    out, err = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        be_command(request, out[1], err[1])
+    os.close(out[1])
+    os.close(err[1])
+    return follow(pid, (out[0], err[0]), request["seconds"])
 
 
 def follow(pid: int, pipes: Sequence[int], seconds: float) -> tuple[int, str, str]:
@@ -213,15 +295,10 @@ def serve() -> None:
     # What the optimiser imports takes longer than a run; the scripts are found by their names.
     for name in ("torch._dynamo", "train_liif", "test", "demo", "engine.evaluate.suite"):
         importlib.import_module(name)
+    operations = {"start": start, "wait": wait, "run": run}
     for line in sys.stdin:
         request = json.loads(line)
-        out, err = os.pipe(), os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            be_command(request, (out[1], err[1]))
-        os.close(out[1])
-        os.close(err[1])
-        print(json.dumps(follow(pid, (out[0], err[0]), request["seconds"])), flush=True)
+        print(json.dumps(operations[request["op"]](request)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from engine import runtime
+from tests.commands import Commands
 from tests.runs import RUN, WarmRuns, outcome, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,10 +59,16 @@ def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[WarmRuns]:
-    """Training runs in processes that have imported everything already."""
-    with WarmRuns() as runs:
-        yield runs
+def commands() -> Iterator[Commands]:
+    """The scripts in processes that have imported everything already."""
+    with Commands() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def warm(commands: Commands) -> WarmRuns:
+    """Training runs in such processes."""
+    return WarmRuns(commands)
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,9 @@
-"""Small training runs for the tests of training: pictures, a configuration, and warm processes.
-
-Importing torch takes longer than such a run does. So a server process imports everything once,
-and forks a process per run, which then is what `python train_liif.py` would be: its own arguments,
-folder, signals and exit code. `tests.faults` holds what can be made to happen inside a run.
-"""
+"""Small training runs for the tests of training: pictures, a configuration, and runs of it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +11,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.commands import Commands
+
 PICTURES = 6
 SAVE = ("--set", "save_minutes=0.0001")
 """Arguments for a checkpoint after every step."""
@@ -91,66 +81,16 @@ def write_config(folder: Path, name: str = "tiny.yaml", **changes: Any) -> Path:
 
 
 class WarmRuns:
-    """Starts runs in forked processes; a context manager that leaves none behind."""
+    """Runs of `train_liif.py --config tiny.yaml` by a server of commands."""
 
-    def __enter__(self) -> WarmRuns:
-        self.server = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        )
-        self.pids: list[int] = []
-        return self
+    def __init__(self, commands: Commands) -> None:
+        self.commands = commands
+        self.wait = commands.wait
 
-    def __exit__(self, *error: object) -> None:
-        for pid in self.pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait(30)
-
-    def ask(self, **request: Any) -> Any:
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
-
-    def start(
-        self,
-        folder: Path,
-        *arguments: str,
-        fault: Sequence[Any] = (),
-        env: Mapping[str, str] | None = None,
-        output: str = "output.txt",
-    ) -> int:
-        """Start `train_liif.py --config tiny.yaml *arguments` in `folder`; gives its process id.
-
-        Args:
-            fault: the name of one of `tests.faults` and its arguments.
-            output: file in `folder` for both output streams, written anew.
-        """
-        pid = self.ask(
-            op="start",
-            folder=str(folder),
-            arguments=["--config", "tiny.yaml", *arguments],
-            fault=list(fault),
-            env=dict(env or {}),
-            output=output,
-        )
-        self.pids.append(pid)
-        return pid
-
-    def wait(self, pid: int, seconds: float = 240) -> int:
-        """The exit code, negative for a signal."""
-        code = self.ask(op="wait", pid=pid, seconds=seconds)
-        assert code is not None, f"process {pid} still runs after {seconds} seconds"
-        self.pids.remove(pid)
-        return code
+    def start(self, folder: Path, *arguments: str, **options: Any) -> int:
+        """Start a run in `folder`; gives its process id. Options are those of `Commands.start`."""
+        config = ("--config", "tiny.yaml")
+        return self.commands.start("train_liif.py", *config, *arguments, folder=folder, **options)
 
     def run(self, folder: Path, *arguments: str, **options: Any) -> tuple[int, str]:
         """Exit code, and what was printed on both streams."""
@@ -187,65 +127,3 @@ def outcome(folder: Path) -> dict[str, Any]:
         "best_epoch": best["epoch"],
         "losses": (folder / "losses.csv").read_text(),
     }
-
-
-# ---- inside the forked processes ----
-
-
-def be_run(request: Mapping[str, Any]) -> None:
-    """Turn a forked process into a run of train_liif.py."""
-    os.setsid()
-    os.chdir(request["folder"])
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.update(request["env"])
-    sys.argv = [str(ROOT / "train_liif.py"), *request["arguments"]]
-    if request["fault"]:
-        name, *arguments = request["fault"]
-        from tests.faults import FAULTS
-
-        FAULTS[name](*arguments)
-    import train_liif
-    from engine.runtime import run_script
-
-    run_script(train_liif.main)
-
-
-def serve() -> None:
-    # The optimiser imports dynamo, which takes longer than a run.
-    import torch._dynamo  # noqa: F401
-
-    import train_liif  # noqa: F401
-
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["op"] == "start":
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    be_run(request)
-                except SystemExit as ended:
-                    sys.stdout.flush()
-                    os._exit(int(ended.code or 0))
-                except BaseException:
-                    import traceback
-
-                    traceback.print_exc()
-                    sys.stderr.flush()
-                    os._exit(99)
-            print(json.dumps(pid), flush=True)
-            continue
-        end, code = time.monotonic() + request["seconds"], None
-        while code is None and time.monotonic() < end:
-            done, status = os.waitpid(request["pid"], os.WNOHANG)
-            if done:
-                code = os.waitstatus_to_exitcode(status)
-            else:
-                time.sleep(0.005)
-        print(json.dumps(code), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

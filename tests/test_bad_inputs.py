@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,6 @@ from tests.scene import (
 )
 
 ENCODER = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4}}
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    with Commands() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

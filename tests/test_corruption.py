@@ -287,12 +287,6 @@ def run_cases(
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    with Commands() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def model(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return train_model(commands, tmp_path_factory.mktemp("model"))
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,6 @@ def photo(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> int:
     return demo.main([str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    """The demo as users start it."""
-    with Commands() as started:
-        yield started
 
 
 def rendered(model_file: Path, photo: Path | np.ndarray, height: int, width: int) -> np.ndarray:
