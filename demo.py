@@ -88,7 +88,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--box", metavar="TOP,LEFT,BOTTOM,RIGHT", help="render this part (input pixels)"
     )
-    parser.add_argument("--baseline", metavar="NAME", help="a plain resizer, such as bicubic")
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="an interpolation baseline, such as bicubic"
+    )
     parser.add_argument("--compare", action="store_true", help="beside bicubic in one picture")
     parser.add_argument("--zoom-video", metavar="FILE", help="glide into the box: .mp4 or .gif")
     parser.add_argument("--gpu", help="number of the CUDA device")

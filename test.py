@@ -13,19 +13,23 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from datasets.files import check_writable
+from datasets.files import check_writable, fitting_name, make_folder
 from engine import distributed
 from engine.config import DataNorm, Precision, config_dict, read_test_config
+from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import METRICS, check_metrics
+from engine.evaluate.suite_data import LR_SOURCES
 from engine.evaluate.suite_figures import save_picture
-from engine.evaluate.suite_report import SuiteOptions, run_and_report
+from engine.evaluate.suite_report import run_and_report
 from engine.evaluate.suite_results import write_json
-from engine.evaluate.test_config import TestSettings, document, protocol, run_test
+from engine.evaluate.test_config import document, protocol, run_test
 from engine.normalisation import same_norm
 from engine.render import baselines
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import load_model
 from utils import ConfigError
+
+SUITE_OPTIONS = ("scales", "lr", "data_root", "markdown", "panels", "eval_bsize")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="NAME",
-        help=f"plain resizers: {', '.join(baselines.BASELINES)}",
+        help=f"interpolation baselines: {', '.join(baselines.BASELINES)}",
     )
     add("--gpu", help="device number; without CUDA the CPU is used")
     add("--precision", choices=list(PRECISIONS), help="instead of the configuration's (fp32)")
@@ -70,8 +74,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="override values of the configuration by their dotted paths",
     )
-    suite = parser.add_argument_group("with --suite")
-    SuiteOptions.add_arguments(suite)
+    add = parser.add_argument_group("with --suite").add_argument
+    add("--scales", nargs="+", metavar="S", help="instead of the paper's; 2.5 and 2x3.5 too")
+    add(
+        "--lr",
+        choices=["paper", *LR_SOURCES],
+        help="low-resolution pictures: supplied, made by MATLAB's or PIL's bicubic, or as in "
+        "the paper (default): supplied at x2 x3 x4, PIL beyond",
+    )
+    add("--data-root", metavar="DIR", type=Path, help="where the data are (default: ./load)")
+    add("--markdown", metavar="FILE", type=Path, help="write the tables there")
+    add("--panels", metavar="DIR", type=Path, help="comparisons and charts as PNG files")
+    add("--eval-bsize", metavar="N", type=int, help="the most queries at once")
     return parser.parse_args(arguments)
 
 
@@ -87,8 +101,9 @@ def check_arguments(options: argparse.Namespace) -> None:
     if options.config is not None:
         if len(options.model) + len(options.baseline) > 1:
             raise ConfigError("--config takes one --model or one --baseline; --suite takes several")
-        for name in SuiteOptions.given(options):
-            raise ConfigError(f"{name} goes with --suite")
+        for name in SUITE_OPTIONS:
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} goes with --suite")
     elif options.set:
         raise ConfigError("--set goes with --config")
     if options.self_ensemble and not options.model:
@@ -107,6 +122,8 @@ def test_configuration(options: argparse.Namespace) -> None:
     config = read_test_config(options.config, options.set)
     if options.json:
         check_writable(options.json)
+    if options.save_images:
+        make_folder(options.save_images)
     processes, device = distributed.start(options.gpu)
     precision = settle_precision(device, options.precision or config.precision)
     config = dataclasses.replace(config, precision=cast(Precision, precision))
@@ -117,16 +134,20 @@ def test_configuration(options: argparse.Namespace) -> None:
         if processes.is_main:
             tell_other_norm(method, label, config.data_norm)
 
-    def save(name: str, picture: Any) -> None:
+    def save(stem: str, picture: Picture) -> None:
         if options.save_images:
-            save_picture(options.save_images / f"{Path(name).stem}.png", picture)
+            save_picture(options.save_images / fitting_name(stem, ".png"), to_uint8(picture))
 
-    settings = TestSettings(
-        metrics=tuple(options.metrics),
+    evaluation, names = run_test(
+        config,
+        method,
+        device,
+        processes,
+        metrics=options.metrics,
         self_ensemble=options.self_ensemble,
         progress=sys.stderr.isatty(),
+        on_picture=save,
     )
-    evaluation, names = run_test(config, method, device, processes, settings, save)
     if not processes.is_main:
         return
     for image in evaluation.images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import os
 import platform
 import sys
@@ -132,6 +133,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     A user's mistake ends in one line and code 1 or 2 instead of a traceback; an interruption that
     nothing else took care of in code 130.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         sys.exit(main() or 0)
     except UserError as error:

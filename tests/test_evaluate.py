@@ -19,7 +19,7 @@ from engine.config import DataNorm, Norm, TestConfig, read_test_config
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Evaluation, evaluate, from_uint8, predict
 from engine.evaluate.suite import model_method
-from engine.evaluate.test_config import TestSettings, make_wrapper, run_test
+from engine.evaluate.test_config import make_wrapper, run_test
 from engine.render import render_once
 from engine.runtime import has_bf16
 from engine.weights import load_model
@@ -64,8 +64,7 @@ def folder_config(folder: Path, scale: Any, eval_type: str | None, **changes: An
 
 
 def measure(config: TestConfig, method: nn.Module | str, **settings: Any) -> Evaluation:
-    chosen = TestSettings(progress=False, **settings)
-    return run_test(config, method, CPU, Processes(), chosen)[0]
+    return run_test(config, method, CPU, Processes(), **settings)[0]
 
 
 def test_sampled_batches_are_pooled_and_weighted_by_their_size() -> None:
@@ -188,11 +187,11 @@ def test_demo_suite_and_configuration_make_the_same_picture(
     high, low = folder / "HR", folder / "LR_bicubic" / f"X{scale}"
     config = paired_config(low, high, f"benchmark-{scale}")
     predicted: dict[str, Tensor] = {}
-    run_test(config, model, CPU, Processes(), TestSettings(progress=False), predicted.__setitem__)
+    run_test(config, model, CPU, Processes(), on_picture=predicted.__setitem__)
     method = model_method(str(file), CPU)
     assert len(predicted) == 3
     for name, configured in predicted.items():
-        photo, size = low / f"{Path(name).stem}x{scale}.png", read_size(high / name)
+        photo, size = low / f"{name}x{scale}.png", read_size(high / f"{name}.png")
         size = (size[0] // scale * scale, size[1] // scale * scale)
         cell = torch.tensor([2 / size[0], 2 / size[1]]).expand(1, size[0] * size[1], 2)
         inp = from_uint8(read_rgb(photo))[None] * 2 - 1
@@ -312,8 +311,7 @@ def test_published_weights_give_the_published_figures(
 ) -> None:
     config = set5_config(root, reference / "data" / "Set5", scale)
     published = published_figures(root, scale)
-    settings = TestSettings(progress=False)
-    result, names = run_test(config, published_model, CPU, Processes(), settings)
+    result, names = run_test(config, published_model, CPU, Processes())
     assert result.psnr == pytest.approx(published["mean"], abs=0.002)
     assert names == list(published["images"])
     for image in result.images:

@@ -1,4 +1,4 @@
-"""Figures of one picture, and the plain resizers."""
+"""Figures of one picture, and the interpolation baselines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from datasets.resize import resize_matlab, resize_pil
+from datasets.resize import resize_pil
 from engine.evaluate.metrics import (
     PACKAGES,
     EvalType,
@@ -114,18 +116,32 @@ def test_an_unknown_metric_is_refused_with_the_near_miss() -> None:
         make_measures(["simm"], CPU)
 
 
-def test_baselines_are_the_resizers_they_are_named_after() -> None:
+def test_baselines_interpolate_as_they_are_named() -> None:
     low = np.ascontiguousarray(skimage.data.astronaut()[:13, :17])
     size = (29, 51)
-    assert (baselines.enlarge("bicubic", low, size) == resize_pil(low, size)).all()
-    assert (baselines.enlarge("bicubic-matlab", low, size) == resize_matlab(low, size)).all()
+    for name, kind in (("bicubic", Resampling.BICUBIC), ("lanczos", Resampling.LANCZOS)):
+        expected = np.asarray(Image.fromarray(low).resize((51, 29), kind))
+        assert (baselines.enlarge(name, low, size) == expected).all()
     rows = (np.arange(29) + 0.5) * 13 // 29
     columns = (np.arange(51) + 0.5) * 17 // 51
     expected = low[rows.astype(int)][:, columns.astype(int)]
     assert (baselines.enlarge("nearest", low, size) == expected).all()
-    lanczos = baselines.enlarge("lanczos", low, size)
-    assert lanczos.shape == (29, 51, 3)
-    assert (lanczos != resize_pil(low, size)).any()
+
+
+def test_the_baseline_of_matlab_goes_rows_first() -> None:
+    """At x2 its taps are -3, 29, 111 and -9 of 128; each axis is rounded to 8 bits."""
+    low = np.ascontiguousarray(skimage.data.astronaut()[:9, :8])
+
+    def doubled(image: np.ndarray) -> np.ndarray:
+        padded = np.pad(image.astype(int), ((2, 2), (0, 0), (0, 0)), "symmetric")
+        rows = []
+        for row in range(len(image)):
+            for taps, first in (((-3, 29, 111, -9), row), ((-9, 111, 29, -3), row + 1)):
+                rows.append(sum(tap * padded[first + n] for n, tap in enumerate(taps)))
+        return np.floor(np.stack(rows) / 128 + 0.5).clip(0, 255).astype(np.uint8)
+
+    expected = doubled(doubled(low).swapaxes(0, 1)).swapaxes(0, 1)
+    assert (baselines.enlarge("bicubic-matlab", low, (18, 16)) == expected).all()
 
 
 def test_an_unknown_baseline_is_refused_with_the_near_miss() -> None:

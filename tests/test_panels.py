@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from tensorboardX.proto.event_pb2 import Event
 
-from datasets.images import read_rgb
+from datasets.images import read_rgb, write_rgb
 from datasets.resize import resize_pil
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
 from engine.config import DataNorm, Norm
-from engine.evaluate.charts import COLOURS, Line, figure_pixels, line_chart, shortened
+from engine.evaluate.charts import COLOURS, Line, figure_pixels, line_chart
 from engine.evaluate.evaluate import to_uint8
 from engine.evaluate.metrics import EvalType
 from engine.evaluate.panels import (
@@ -30,11 +32,11 @@ from engine.evaluate.panels import (
     middle_pair,
     most_different_crop,
     training_panel,
-    with_resizers,
+    with_baselines,
 )
-from engine.evaluate.suite_figures import SuitePictures, file_part, save_picture
+from engine.evaluate.suite_figures import SuiteFigures, file_part, file_stems
 from engine.train.monitor import TensorBoardWriter
-from tests.small import photograph, run, small_model, write_benchmark
+from tests.small import HALF, photograph, run, small_model, write_benchmark
 from utils import DataError
 
 NORM = DataNorm(inp=Norm(sub=[0.5], div=[0.5]), gt=Norm(sub=[0.5], div=[0.5]))
@@ -88,7 +90,7 @@ def test_a_panel_holds_the_crops_and_their_errors() -> None:
 def test_nearest_and_bicubic_come_first_with_their_psnr() -> None:
     truth = photograph(48, 48)
     low = resize_pil(truth, (12, 12))
-    shown = with_resizers(low, truth, [Shown("model", truth, "exact")], EvalType())
+    shown = with_baselines(low, truth, [Shown("model", truth, "exact")], EvalType())
     assert [item.label for item in shown] == ["nearest (PIL)", "bicubic (PIL, 8-bit)", "model"]
     error = (shown[1].picture.astype(float) - truth) / 255
     assert shown[1].figure == f"{-10 * np.log10((error**2).mean()):.2f} dB"
@@ -157,10 +159,26 @@ def test_labels_of_a_chart_do_not_lie_on_each_other() -> None:
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"method", "published"}
 
 
-def test_long_labels_of_a_chart_are_cut() -> None:
-    short = shortened("save/_train_edsr-baseline-liif_with-a-long-tag/epoch-1000")
-    assert (len(short), short[:4], short[-3:]) == (40, "save", "000")
-    assert shortened("edsr-baseline-liif") == "edsr-baseline-liif"
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("edsr-baseline-liif", "edsr-baseline-liif"),
+        ("_train_mine/epoch-last", "_train_mine/epoch-last"),
+        ("$a$ and $b", "$a$ and $b"),
+        ("caf\udce9", "caf\ufffd"),
+        (
+            "save/_train_edsr-baseline-liif_with-a-long-tag/epoch-1000",
+            "save/_train_edsr-ba…-long-tag/epoch-1000",
+        ),
+    ],
+)
+def test_a_chart_shows_any_name(label: str, expected: str) -> None:
+    points = ((2.0, 30.0), (3.0, 29.0))
+    figure = line_chart(label, "s", [Line(label, points)], [(2.0, "x2"), (3.0, "x3")])
+    figure_pixels(figure)
+    (text,) = figure.legends[0].get_texts()
+    assert text.get_text() == expected
+    assert figure.axes[0].get_title(loc="left")[-2:] == expected[-2:]
 
 
 def test_files_that_are_there_are_not_wanted_again(
@@ -188,23 +206,79 @@ def test_files_that_are_there_are_not_wanted_again(
     assert changed == {"set5-x2-photo2.png"}
 
 
-def test_predictions_are_rounded_when_saved(tmp_path: Path) -> None:
-    picture = torch.tensor([0.0, 1.0, 0.5, 0.4999 / 255, 254.51 / 255]).expand(3, 2, 5)
-    save_picture(tmp_path / "new" / "a.png", picture)
-    assert read_rgb(tmp_path / "new" / "a.png")[0, :, 0].tolist() == [0, 255, 128, 0, 255]
+def test_predictions_are_rounded() -> None:
+    picture = torch.tensor([-0.1, 1.1, 0.5, 0.4999 / 255, 254.51 / 255]).expand(3, 2, 5)
+    assert to_uint8(picture)[1, :, 2].tolist() == [0, 255, 128, 0, 255]
     assert to_uint8(picture).shape == (2, 5, 3)
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="can't be made"):
-        SuitePictures(tmp_path / "file" / "images", None, [])
+        SuiteFigures(tmp_path / "file" / "images", None, [], [])
 
 
 def test_names_of_files_are_plain() -> None:
     assert file_part("bicubic (PIL, 8-bit)") == "bicubic-PIL-8-bit"
     assert file_part("../../etc/passwd") == "etc-passwd"
     assert file_part("***") == "unnamed"
+
+
+@pytest.mark.parametrize(
+    ("names", "stems"),
+    [
+        (["b.png", "a.jpg"], ["b", "a"]),
+        (["a.png", "a.jpg", "b.png"], ["a.png", "a.jpg", "b"]),
+        (["a.png", "A.jpg"], ["a.png", "A.jpg"]),
+        (["a.png.webp", "a.png", "a.jpg"], ["a.png", "a.png-2", "a.jpg"]),
+        (["caf\udce9.png", "caf\udce8.png"], ["caf\udce9", "caf\udce8"]),
+    ],
+)
+def test_no_two_results_have_one_name(names: list[str], stems: list[str]) -> None:
+    assert file_stems(names) == dict(zip(names, stems, strict=True))
+
+
+def hostile_folder(folder: Path) -> list[np.ndarray]:
+    """Pictures of one stem, of the longest name, and of a name that is not UTF-8; all differ."""
+    folder.mkdir()
+    pictures = [photograph(30, 40, offset=30 * number) for number in range(5)]
+    for name, picture in zip(
+        ["a.png", "a.tiff", "A.tif", "x" * 230 + ".png"], pictures, strict=False
+    ):
+        write_rgb(folder / name, picture)
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/caf\xe9.png")
+    write_rgb(folder / "a.png", pictures[4])
+    return pictures
+
+
+@pytest.mark.parametrize("mode", ["config", "suite"])
+def test_every_photograph_has_its_own_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    pictures = hostile_folder(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    arguments: list[Any] = ["--suite", "in", "--scales", 2, "--lr", "pil", "--panels", "new/panels"]
+    if mode == "config":
+        config = {
+            "test_dataset": {
+                "dataset": {"name": "image-folder", "args": {"root_path": "in"}},
+                "wrapper": {"name": "sr-implicit-downsampled", "args": {"scale_min": 2}},
+                "batch_size": 1,
+            },
+            "eval_type": "benchmark-2",
+            "data_norm": {"inp": HALF, "gt": HALF},
+        }
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        arguments = ["--config", "c.yaml"]
+    arguments += ["--baseline", "bicubic", "--save-images", "new/images", "--json", "new/r.json"]
+    code, _, errors = run(capsys, monkeypatch, *arguments)
+    assert code == 0, errors
+    saved = [read_rgb(path) for path in sorted((tmp_path / "new" / "images").rglob("*.png"))]
+    expected = [resize_pil(resize_pil(picture, (15, 20)), (30, 40)) for picture in pictures]
+    assert len(saved) == 5
+    assert all(any((made == one).all() for made in saved) for one in expected)
+    names = os.listdir(tmp_path / "new" / "panels") if mode == "suite" else []
+    assert len(names) == (5 if mode == "suite" else 0)
 
 
 class Held:

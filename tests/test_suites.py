@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from engine.evaluate.suite import baseline_method, distinct_labels, model_method
 from engine.evaluate.suite_data import Pictures, find_suite
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import Series, make_table, paper_row
-from engine.evaluate.test_config import TestSettings, run_test
+from engine.evaluate.test_config import run_test
 from tests.commands import contents
 from tests.small import (
     SPEC,
@@ -75,8 +77,8 @@ def test_a_suite_gives_the_figures_of_single_configurations(tmp_path: Path) -> N
     records = records_of(tmp_path, tmp_path / "r.json", [method], "2.5 2x3.5")
     for scale, text in ((2.5, "2.5"), ([2, 3.5], "2x3.5")):
         config = folder_config(folder / "HR", scale, f"benchmark-{text}")
-        settings = TestSettings(metrics=("psnr", "ssim"), progress=False)
-        single, names = run_test(config, small_model(), CPU, Processes(), settings)
+        both = ("psnr", "ssim")
+        single, names = run_test(config, small_model(), CPU, Processes(), metrics=both)
         mine = [record for record in records if record["scale"] == text]
         assert [record["image"] for record in mine] == names
         for record, image in zip(mine, single.images, strict=True):
@@ -168,42 +170,24 @@ def test_other_weights_or_precision_are_other_results(tmp_path: Path) -> None:
 
 def test_an_interrupted_suite_goes_on(tmp_path: Path) -> None:
     write_benchmark(tmp_path)
-    method = baseline_method("lanczos", CPU)
-    whole = records_of(tmp_path, tmp_path / "whole.json", [method])
-    data = find_suite("set5", tmp_path)
-    pictures = Pictures(data, [(2.0, 2.0), (3.0, 3.0)], "paper")
-    seen: list[str] = []
+    lanczos, store = baseline_method("lanczos", CPU), tmp_path / "r.json"
+    whole = records_of(tmp_path, tmp_path / "whole.json", [lanczos])
+    calls = 0
 
-    def interrupt(comparison: Any) -> None:
-        seen.append(comparison.name)
-        if len(seen) == 3:
+    def enlarge(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
             raise KeyboardInterrupt
+        return lanczos.enlarge(image, size)
 
-    def go_on(comparison: Any) -> None:
-        seen.append(comparison.name)
-
-    store = tmp_path / "r.json"
-    common: dict[str, Any] = {"device": CPU, "progress": False}
+    method = replace(lanczos, enlarge=enlarge)
     with pytest.raises(KeyboardInterrupt):
-        run_suites(
-            [(data, pictures)],
-            [method],
-            ("psnr", "ssim"),
-            ResultStore(store),
-            on_comparison=interrupt,
-            **common,
-        )
+        records_of(tmp_path, store, [method])
     content = json.loads(store.read_text())
     assert (content["complete"], len(content["results"])) == (False, 3)
-    records = run_suites(
-        [(data, pictures)],
-        [method],
-        ("psnr", "ssim"),
-        ResultStore(store),
-        on_comparison=go_on,
-        **common,
-    )
-    assert len(seen) == 6, "three before, three after"
+    records = records_of(tmp_path, store, [method])
+    assert calls == 4 + 3, "three are not computed again"
     keep = ("image", "scale", "values")
     assert [[r[k] for k in keep] for r in records] == [[r[k] for k in keep] for r in whole]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +19,6 @@ INK, SOFT, GRID = "#0b0b0b", "#52514e", "#e1e0d9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
 MARKERS = "os^Dv*ph"
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
-LONGEST_LABEL = 40
 DOTS_PER_INCH = 150
 
 
@@ -69,7 +69,7 @@ def line_chart(
         axes.plot(
             *zip(*sorted(line.points), strict=True),
             color=colour,
-            label=shortened(line.label),
+            label=f"line {number}",
             linestyle=DASHES[number % len(DASHES)],
             linewidth=1.8,
             marker=MARKERS[number % len(MARKERS)],
@@ -81,14 +81,17 @@ def line_chart(
             axes.plot(x, y, "o", ms=4, color=colour)
     if any(line.published for line in lines):
         axes.plot([], [], "o", ms=4, color=SOFT, label="published")
-    axes.set_title(title, loc="left", color=INK, fontsize=15, pad=30)
+    axes.set_title(shown(title, 80), loc="left", color=INK, fontsize=15, pad=30, parse_math=False)
     axes.text(0, 1.03, subtitle, color=SOFT, transform=axes.transAxes)
-    axes.set_xlabel("enlargement factor", color=SOFT)
+    axes.set_xlabel("enlargement factor S", color=SOFT)
     axes.grid(axis="y", color=GRID)
     axes.tick_params(colors=SOFT)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.legend(loc="outside right center", frameon=False, labelcolor=INK)
+    legend = figure.legend(loc="outside right center", frameon=False, labelcolor=INK)
+    for text, line in zip(legend.get_texts(), lines, strict=False):
+        # Only now, because matplotlib leaves out labels that begin with an underscore.
+        text.set(text=shown(line.label, 40), parse_math=False)
     if ticks[-1][0] > 5 * ticks[0][0]:
         axes.set_xscale("log")
     # Two labels at one place need two places for matplotlib.
@@ -112,7 +115,8 @@ def spread_labels(axes: Axes, ticks: Sequence[tuple[float, str]]) -> list[str]:
     return labels
 
 
-def shortened(label: str) -> str:
-    """A label, its middle left out where it is long."""
-    half = LONGEST_LABEL // 2
-    return label if len(label) <= LONGEST_LABEL else f"{label[: half - 1]}…{label[-half:]}"
+def shown(text: str, longest: int) -> str:
+    """A text that fonts can show, its middle left out if it is longer than that."""
+    text = os.fsencode(text).decode(errors="replace")  # names of files need not be UTF-8
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"

@@ -1,4 +1,4 @@
-"""Metrics of a model, or of a plain resizer, over a loader of batches.
+"""Metrics of a model, or of an interpolation baseline, over a loader of batches.
 
 A batch is {inp (B, 3, h, w), coord (B, Q, 2), cell (B, Q, 2), gt (B, Q, 3)}, all float32, colours
 in [0, 1]. Its queries are either all pixels of a picture in row-major order ("whole"), as for
@@ -105,7 +105,7 @@ def predict(
 def turns(inp: Tensor, coord: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """A question in its eight orientations: the picture turned, the queries turned with it.
 
-    The answers come in the order of the original queries and need no turning back. A transpose
+    The predictions come in the order of the original queries and need no turning back. A transpose
     exchanges the axes of coordinates and cells, which matters where scales differ per axis.
     """
     for flip_y in (1, -1):
@@ -184,7 +184,7 @@ def evaluate_baseline(
     progress: bool = False,
     on_picture: Callable[[int, Picture], None] | None = None,
 ) -> Evaluation:
-    """Figures of a plain resizer over a loader of whole pictures; otherwise as `evaluate`."""
+    """`evaluate` for an interpolation baseline, over a loader of whole pictures."""
 
     def sampled(batch: Batch) -> Tensor:
         raise ConfigError("--baseline: whole pictures needed, but sample_q is given")
@@ -229,7 +229,7 @@ def _measure(
 ) -> Evaluation:
     kind = EvalType.parse(eval_type)
     wanted = ["psnr", *(name for name in metrics if name != "psnr")]
-    measures = {name: make(kind) for name, make in make_measures(wanted, device).items()}
+    measures = make_measures(wanted, device)
     result = Evaluation()
     bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
     for batch in bar:
@@ -244,7 +244,7 @@ def _measure(
         else:
             pictures = (picture.to(device) for picture in whole(batch, size))
             for picture, other in zip(pictures, as_pictures(truth, size), strict=True):
-                values = {name: measure(picture, other) for name, measure in measures.items()}
+                values = {name: measure(picture, other, kind) for name, measure in measures.items()}
                 lr_size = (batch["inp"].shape[-2], batch["inp"].shape[-1])
                 result.images.append(ImageResult(result.count, values, lr_size, size))
                 if on_picture is not None:

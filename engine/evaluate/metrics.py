@@ -23,8 +23,6 @@ METRICS = ("psnr", "ssim", "lpips", "dists")
 # Metric -> the package that brings it, by its import name and its name on the index.
 PACKAGES = {"lpips": ("lpips", "lpips"), "dists": ("DISTS_pytorch", "dists-pytorch")}
 
-Measure = Callable[[Tensor, Tensor], float | None]
-
 
 @dataclass(frozen=True)
 class EvalType:
@@ -63,6 +61,10 @@ def scale_text(scale: Sequence[float]) -> str:
     """(2.0, 2.0) -> "2", (2.0, 3.5) -> "2x3.5" (rows x columns)."""
     rows, columns = (f"{factor:g}" for factor in scale)
     return rows if rows == columns else f"{rows}x{columns}"
+
+
+# Prediction and truth, (3, H, W) in [0, 1], and what is compared; None where they are too small.
+Measure = Callable[[Tensor, Tensor, EvalType], float | None]
 
 
 def calc_ssim(sr: Tensor, hr: Tensor, eval_type: EvalType | None = None) -> float | None:
@@ -120,36 +122,24 @@ def check_metrics(names: Sequence[str]) -> None:
             raise ConfigError(f"metrics: {name!r} given; allowed: {', '.join(METRICS)}{hint}")
 
 
-def make_measures(names: Sequence[str], device: torch.device) -> dict[str, Callable[..., Measure]]:
-    """The named metrics, each as a function of an EvalType that gives the measure.
-
-    A measure takes prediction and truth, (3, H, W) in [0, 1] on device, and gives a number, or
-    None where the picture is too small for it.
+def make_measures(names: Sequence[str], device: torch.device) -> dict[str, Measure]:
+    """The named metrics, for pictures on a device.
 
     Raises:
         ConfigError: an unknown name, or a package that is not there.
         DataError: the package's weights can't be had.
     """
     check_metrics(names)
-    measures: dict[str, Callable[..., Measure]] = {}
-    for name in names:
-        if name == "psnr":
-            measures[name] = _psnr_measure
-        elif name == "ssim":
-            measures[name] = lambda eval_type: lambda sr, hr: calc_ssim(sr, hr, eval_type)
-        else:
-            measures[name] = _learned_measure(name, device)
-    return measures
+    own: dict[str, Measure] = {"psnr": psnr, "ssim": calc_ssim}
+    return {name: own[name] if name in own else _learned_measure(name, device) for name in names}
 
 
-def _psnr_measure(eval_type: EvalType) -> Measure:
-    def measure(sr: Tensor, hr: Tensor) -> float:
-        return float(utils.calc_psnr(sr, hr, eval_type.dataset, eval_type.scale))
-
-    return measure
+def psnr(sr: Tensor, hr: Tensor, eval_type: EvalType) -> float:
+    """`utils.calc_psnr` by an EvalType."""
+    return float(utils.calc_psnr(sr, hr, eval_type.dataset, eval_type.scale))
 
 
-def _learned_measure(name: str, device: torch.device) -> Callable[..., Measure]:
+def _learned_measure(name: str, device: torch.device) -> Measure:
     """LPIPS (AlexNet, version 0.1) or DISTS, from the authors' packages; lower is better."""
     module_name, package = PACKAGES[name]
     try:
@@ -168,15 +158,12 @@ def _learned_measure(name: str, device: torch.device) -> Callable[..., Measure]:
         raise DataError(f"metrics: the weights of {name} can't be loaded ({reason})") from error
     network = network.to(device).eval()
 
-    def of_type(eval_type: EvalType) -> Measure:
-        @torch.no_grad()
-        def measure(sr: Tensor, hr: Tensor) -> float | None:
-            pair = eval_type.crop(torch.stack([sr, hr])).float()  # (2, 3, h, w)
-            if min(pair.shape[-2:]) < 32:  # the networks halve the size up to five times
-                return None
-            pair = pair * 2 - 1 if name == "lpips" else pair
-            return float(network(pair[:1], pair[1:]))
+    @torch.no_grad()
+    def measure(sr: Tensor, hr: Tensor, eval_type: EvalType) -> float | None:
+        pair = eval_type.crop(torch.stack([sr, hr])).float()  # (2, 3, h, w)
+        if min(pair.shape[-2:]) < 32:  # the networks halve the size up to five times
+            return None
+        pair = pair * 2 - 1 if name == "lpips" else pair
+        return float(network(pair[:1], pair[1:]))
 
-        return measure
-
-    return of_type
+    return measure

@@ -15,12 +15,11 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 from torch import nn
 
-import utils
 from datasets.resize import resize_pil
 from datasets.transforms import to_bytes
 from engine.config import DataNorm
 from engine.evaluate.evaluate import from_uint8, to_uint8
-from engine.evaluate.metrics import EvalType
+from engine.evaluate.metrics import EvalType, psnr
 from engine.render import baselines, render_once
 from engine.render.baselines import Image
 
@@ -69,12 +68,6 @@ def most_different_crop(pictures: Sequence[Image], side: int) -> tuple[int, int]
     return int(top), int(left)
 
 
-def crop_side(size: tuple[int, int], scale: float) -> int:
-    """Side of a crop that shows something: more pixels at larger scales."""
-    wanted = 64 if scale <= 4 else 128
-    return min(wanted, *size)
-
-
 def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Shown]) -> Image:
     """One picture of them all.
 
@@ -92,7 +85,7 @@ def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Sho
     """
     size = (truth.shape[0], truth.shape[1])
     scale = (size[0] / low.shape[0], size[1] / low.shape[1])
-    side = crop_side(size, max(scale))
+    side = min(64 if max(scale) <= 4 else 128, *size)  # larger crops show more at large scales
     # Nearest differs from everything everywhere, and would decide alone.
     judged = [shown for shown in methods if shown.label != baselines.label("nearest")]
     top, left = most_different_crop([shown.picture for shown in judged or methods], side)
@@ -106,7 +99,8 @@ def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Sho
     paper = PILImage.new("RGB", (width, HEAD + OVERVIEW + LABEL + GAP), SURFACE)
     draw = ImageDraw.Draw(paper)
     draw.text((GAP, HEAD / 2), fitted(title, 26, width - 2 * GAP), INK, font(26), anchor="lm")
-    put(paper, (GAP, HEAD), "whole picture", size_text(low, truth), overview)
+    sizes = f"{low.shape[0]}x{low.shape[1]} to {size[0]}x{size[1]}"
+    put(paper, (GAP, HEAD), "whole picture", sizes, overview)
     for number, (shown, crop, error) in enumerate(zip(methods, crops, errors, strict=True)):
         x = 2 * GAP + overview.width + number * (GAP + TILE)
         put(paper, (x, HEAD), shown.label, shown.figure, enlarged(crop))
@@ -142,10 +136,6 @@ def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def size_text(low: Image, truth: Image) -> str:
-    return f"{low.shape[0]}x{low.shape[1]} to {truth.shape[0]}x{truth.shape[1]}"
-
-
 def overview_image(truth: Image, crop: tuple[int, int, int]) -> PILImage.Image:
     """The whole picture, fitted into its place, the crop marked."""
     height, width = truth.shape[:2]
@@ -161,11 +151,10 @@ def overview_image(truth: Image, crop: tuple[int, int, int]) -> PILImage.Image:
     return image
 
 
-def enlarged(crop: Image) -> PILImage.Image:
-    """A crop in its place, its pixels as squares."""
-    return PILImage.fromarray(np.ascontiguousarray(crop)).resize(
-        (TILE, TILE), PILImage.Resampling.NEAREST
-    )
+def enlarged(pixels: Image, height: int = TILE, width: int = TILE) -> PILImage.Image:
+    """Pixels as squares, of a crop in its place where no size is given."""
+    image = PILImage.fromarray(np.ascontiguousarray(pixels))
+    return image.resize((width, height), PILImage.Resampling.NEAREST)
 
 
 def put(
@@ -204,11 +193,8 @@ def put_low(
     top, left, side = crop
     rows = slice(int(top / scale[0]), math.ceil((top + side) / scale[0]))
     columns = slice(int(left / scale[1]), math.ceil((left + side) / scale[1]))
-    part = np.ascontiguousarray(low[rows, columns])
-    pixel = max(1, TILE // side)
-    image = PILImage.fromarray(part).resize(
-        (part.shape[1] * pixel, part.shape[0] * pixel), PILImage.Resampling.NEAREST
-    )
+    part, pixel = low[rows, columns], max(1, TILE // side)
+    image = enlarged(part, part.shape[0] * pixel, part.shape[1] * pixel)
     x, y = place
     text = f"LR, {part.shape[0]}x{part.shape[1]} of it"
     ImageDraw.Draw(paper).text((x, y), text, INK, font(16))
@@ -216,7 +202,7 @@ def put_low(
     paper.paste(image.crop((0, 0, min(image.width, TILE), min(image.height, room))), (x, y + 26))
 
 
-def with_resizers(
+def with_baselines(
     low: Image, truth: Image, methods: Sequence[Shown], kind: EvalType
 ) -> list[Shown]:
     """The methods, nearest and bicubic before all others, made where they are missing."""
@@ -226,16 +212,14 @@ def with_resizers(
         label = baselines.label(name)
         if label not in given:
             picture = baselines.enlarge(name, low, (truth.shape[0], truth.shape[1]))
-            figure = f"{psnr_of(picture, truth, kind):.2f} dB"
-            given[label] = Shown(label, picture, figure)
+            given[label] = Shown(label, picture, psnr_text(picture, truth, kind))
         first.append(given.pop(label))
     return [*first, *given.values()]
 
 
-def psnr_of(picture: Image, truth: Image, kind: EvalType) -> float:
-    """PSNR of a picture of 8 bits."""
-    pair = from_uint8(picture), from_uint8(truth)
-    return float(utils.calc_psnr(*pair, kind.dataset, kind.scale))
+def psnr_text(picture: Image, truth: Image, kind: EvalType) -> str:
+    """PSNR of a picture of 8 bits, for people."""
+    return f"{psnr(from_uint8(picture), from_uint8(truth), kind):.2f} dB"
 
 
 def training_panel(
@@ -280,8 +264,8 @@ def training_panel(
         picture = to_uint8(
             render_once(low, model, size, device=device, data_norm=data_norm, precision=precision)
         )
-        shown = Shown("model", picture, f"{psnr_of(picture, truth, EvalType()):.2f} dB")
-        methods = with_resizers(low, truth, [shown], EvalType())
+        shown = Shown("model", picture, psnr_text(picture, truth, EvalType()))
+        methods = with_baselines(low, truth, [shown], EvalType())
         panels.append(comparison_panel(Path(name).name, low, truth, methods))
     model.train(training)
     width = max(panel.shape[1] for panel in panels)

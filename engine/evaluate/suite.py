@@ -1,4 +1,4 @@
-"""Models and plain resizers over the data sets of the paper's tables, in one process.
+"""Models and interpolation baselines over the data sets of the paper's tables, in one process.
 
 Every model is loaded once and every picture decoded once: pictures outside, scales inside them,
 methods innermost. Results are kept as they come (`engine.evaluate.suite_results`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Picture, from_uint8
-from engine.evaluate.metrics import make_measures, scale_text
+from engine.evaluate.metrics import Measure, make_measures, scale_text
 from engine.evaluate.suite_data import Image, Pictures, Scale, SuiteData
+from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import paper_row
 from engine.render import baselines, render_once
@@ -44,7 +45,7 @@ class Method:
 
 
 def baseline_method(name: str, device: torch.device) -> Method:
-    """A plain resizer, on 8-bit pictures."""
+    """An interpolation baseline, on 8-bit pictures."""
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
         return from_uint8(baselines.enlarge(name, image, size)).to(device)
@@ -77,9 +78,8 @@ def model_method(
         how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
         return render_once(image, model, size, self_ensemble, **how).to(device)
 
-    options = [precision if precision != "fp32" else "", "self-ensemble" if self_ensemble else ""]
-    options += ["raw weights" if raw_weights else ""]
-    chosen = [option for option in options if option]
+    options = {precision: precision != "fp32", "self-ensemble": self_ensemble}
+    chosen = [name for name, on in {**options, "raw weights": raw_weights}.items() if on]
     label = model_label(path) + (f" ({', '.join(chosen)})" if chosen else "")
     checksum = file_sha256(path)
     about = {
@@ -108,27 +108,14 @@ def model_label(path: Path) -> str:
 
 def distinct_labels(methods: Sequence[Method]) -> list[Method]:
     """The methods, each once, numbered where two of them are called the same."""
-    unique = list({method.key: method for method in methods}.values())
     result: list[Method] = []
-    for method in unique:
-        same = sum(other.label == method.label for other in unique[: len(result)])
-        label = f"{method.label} [{same + 1}]" if same else method.label
-        about = {**method.about, "label": label}
-        result.append(Method(label, method.key, method.row, method.enlarge, about))
+    for method in {method.key: method for method in methods}.values():
+        taken, label, number = {other.label for other in result}, method.label, 1
+        while label in taken:
+            number += 1
+            label = f"{method.label} [{number}]"
+        result.append(replace(method, label=label, about={**method.about, "label": label}))
     return result
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All methods' pictures of one photograph at one scale."""
-
-    suite: SuiteData
-    name: str
-    scale: Scale
-    low: Image
-    truth: Image
-    pictures: dict[str, Picture]
-    records: dict[str, dict[str, Any]]
 
 
 def run_suites(
@@ -136,113 +123,103 @@ def run_suites(
     methods: Sequence[Method],
     metrics: Sequence[str],
     store: ResultStore,
+    figures: SuiteFigures | None = None,
     *,
     device: torch.device,
     processes: Processes | None = None,
     progress: bool = True,
-    wants: Callable[[SuiteData, str, Scale, bool], bool] = lambda suite, name, scale, known: False,
-    on_comparison: Callable[[Comparison], None] = lambda comparison: None,
 ) -> list[dict[str, Any]]:
-    """Every figure that is not in the store yet, into the store.
+    """Compute every result that is not in the store yet, and store it.
 
     Args:
         metrics: names of `engine.evaluate.metrics.METRICS`.
-        wants: whether the pictures of a photograph at a scale are wanted, given whether all its
-            figures are known; they then come to `on_comparison`, all methods together.
-        on_comparison: gets every set of pictures that was computed whole.
+        figures: where predictions and comparisons are written, if at all.
 
     Returns:
         The records of everything asked for, in the order of suites, pictures, scales, methods;
         of all processes, on all of them.
     """
     processes = processes or Processes()
-    makers = make_measures(metrics, device)
-    units = [(data, pictures, i) for data, pictures in suites for i in range(len(pictures))]
-    mine = [(n, unit) for n, unit in enumerate(units) if n % processes.count == processes.rank]
-    found: list[tuple[int, list[dict[str, Any]]]] = []
-    bar = tqdm(mine, unit="picture", leave=False, disable=not (progress and processes.is_main))
+    measures = make_measures(metrics, device)
+    photographs = [
+        (data, pictures, index) for data, pictures in suites for index in range(len(pictures))
+    ]
+    own = range(processes.rank, len(photographs), processes.count)
+    found: dict[int, list[dict[str, Any]]] = {}
+    bar = tqdm(own, unit="picture", leave=False, disable=not (progress and processes.is_main))
     try:
-        for number, (data, pictures, index) in bar:
+        for number in bar:
+            data, pictures, index = photographs[number]
             bar.set_postfix_str(f"{data.name} {pictures.name(index)}")
-            worker = Worker(data, pictures, index, methods, makers, store, wants, on_comparison)
-            found.append((number, worker.run()))
+            found[number] = measure_photograph(
+                data, pictures, index, methods, measures, store, figures
+            )
     finally:
         bar.close()
         store.save()
-    parts = processes.gather(found)
-    everything = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
-    return [record for _, records in everything for record in records]
+    everything = {n: records for part in processes.gather(found) for n, records in part.items()}
+    return [record for number in sorted(everything) for record in everything[number]]
 
 
-@dataclass
-class Worker:
-    """One photograph, at all its scales, by all methods."""
-
-    data: SuiteData
-    pictures: Pictures
-    index: int
-    methods: Sequence[Method]
-    makers: dict[str, Callable[..., Any]]
-    store: ResultStore
-    wants: Callable[[SuiteData, str, Scale, bool], bool]
-    on_comparison: Callable[[Comparison], None]
-    high: Image | None = None
-
-    def run(self) -> list[dict[str, Any]]:
-        """The photograph's records, by scale and method."""
-        return [record for scale in self.pictures.scales for record in self.at_scale(scale)]
-
-    def at_scale(self, scale: Scale) -> list[dict[str, Any]]:
-        name, metrics = self.pictures.name(self.index), tuple(self.makers)
-        keys = {method.label: self.key(method, scale) for method in self.methods}
-        known = {label: self.store.get(key, metrics) for label, key in keys.items()}
-        wanted = self.wants(self.data, name, scale, all(known.values()))
-        if all(known.values()) and not wanted:
-            return [{**record, "method": label} for label, record in known.items() if record]
-        if self.high is None:
-            self.high = self.pictures.read(self.index)
-        low, truth = self.pictures.pair(self.index, self.high, scale)
-        records, shown = {}, {}
-        for method in self.methods:
-            record = known[method.label]
-            if record is None or wanted:
+def measure_photograph(
+    data: SuiteData,
+    pictures: Pictures,
+    index: int,
+    methods: Sequence[Method],
+    measures: dict[str, Measure],
+    store: ResultStore,
+    figures: SuiteFigures | None,
+) -> list[dict[str, Any]]:
+    """The records of one photograph, by scale and method; those not in the store are computed."""
+    name, high = pictures.name(index), None
+    records: list[dict[str, Any]] = []
+    for scale in pictures.scales:
+        keys = [record_key(method, data, pictures, index, scale) for method in methods]
+        known = [store.get(key, tuple(measures)) for key in keys]
+        wanted = figures is not None and figures.wants(data, name, scale, all(known))
+        if wanted or not all(known):
+            high = pictures.read(index) if high is None else high
+            low, truth = pictures.pair(index, high, scale)
+        predictions, found = [], []
+        for method, key, record in zip(methods, keys, known, strict=True):
+            if wanted or record is None:
                 started = time.perf_counter()
-                picture = method.enlarge(low, truth.shape[:2])
+                predictions.append(method.enlarge(low, truth.shape[:2]))
                 seconds = time.perf_counter() - started
-                shown[method.label] = picture
-                if record is None:
-                    record = self.measure(method, scale, picture, low, truth)
-                    record |= {"key": keys[method.label], "seconds": round(seconds, 4)}
-                    self.store.add(record)
-            records[method.label] = {**record, "method": method.label}
-        if len(shown) == len(self.methods):
-            self.on_comparison(Comparison(self.data, name, scale, low, truth, shown, records))
-        return list(records.values())
+            if record is None:
+                target = from_uint8(truth).to(predictions[-1].device)
+                kind = data.eval_type(scale)
+                try:
+                    values = {
+                        metric: measure(predictions[-1], target, kind)
+                        for metric, measure in measures.items()
+                    }
+                except DataError as error:
+                    raise DataError(f"{pictures.high.names(index)[0]}: {error}") from error
+                record = {
+                    "suite": data.name,
+                    "image": name,
+                    "scale": scale_text(scale),
+                    "lr_source": pictures.sources[scale],
+                    "method": method.label,
+                    "values": values,
+                    "lr_size": list(low.shape[:2]),
+                    "size": list(truth.shape[:2]),
+                    "key": key,
+                    "seconds": round(seconds, 4),
+                }
+                store.add(record)
+            found.append({**record, "method": method.label})
+        if figures is not None and wanted:
+            figures.write(data, name, scale, (low, truth), predictions, found)
+        records += found
+    return records
 
-    def key(self, method: Method, scale: Scale) -> str:
-        """Everything that decides a record."""
-        source, stamp = self.pictures.sources[scale], self.pictures.stamp(self.index, scale)
-        kind = str(self.data.eval_type(scale))
-        place = str(self.pictures.data.high)
-        name = self.pictures.name(self.index)
-        return " | ".join([method.key, place, name, kind, source, stamp, torch.__version__])
 
-    def measure(
-        self, method: Method, scale: Scale, picture: Picture, low: Image, truth: Image
-    ) -> dict[str, Any]:
-        kind = self.data.eval_type(scale)
-        target = from_uint8(truth).to(picture.device)
-        try:
-            values = {name: make(kind)(picture, target) for name, make in self.makers.items()}
-        except DataError as error:
-            raise DataError(f"{self.pictures.high.names(self.index)[0]}: {error}") from error
-        return {
-            "suite": self.data.name,
-            "image": self.pictures.name(self.index),
-            "scale": scale_text(scale),
-            "lr_source": self.pictures.sources[scale],
-            "method": method.label,
-            "values": values,
-            "lr_size": list(low.shape[:2]),
-            "size": list(truth.shape[:2]),
-        }
+def record_key(
+    method: Method, data: SuiteData, pictures: Pictures, index: int, scale: Scale
+) -> str:
+    """Everything that decides a record."""
+    source, stamp = pictures.sources[scale], pictures.stamp(index, scale)
+    kind, place, name = str(data.eval_type(scale)), str(data.high), pictures.name(index)
+    return " | ".join([method.key, place, name, kind, source, stamp, torch.__version__])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.config import TestConfig
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Evaluation, Picture, evaluate, evaluate_baseline
 from engine.evaluate.metrics import EvalType
+from engine.evaluate.suite_figures import file_stems
 from engine.loader import VAL_ITEMS, Drawn, Key, Loader, default_workers
 
 LR_ORIGINS = {
@@ -22,17 +23,6 @@ LR_ORIGINS = {
     "sr-implicit-downsampled": "PIL bicubic, made on the fly",
     "sr-implicit-uniform-varied": "as supplied",
 }
-
-
-@dataclass(frozen=True)
-class TestSettings:
-    """What the command line adds to a configuration."""
-
-    __test__ = False  # pytest: not a test
-
-    metrics: tuple[str, ...] = ("psnr",)
-    self_ensemble: bool = False
-    progress: bool = True
 
 
 def make_wrapper(config: TestConfig) -> Any:
@@ -46,14 +36,18 @@ def run_test(
     method: nn.Module | str,
     device: torch.device,
     processes: Processes,
-    settings: TestSettings,
+    *,
+    metrics: Sequence[str] = ("psnr",),
+    self_ensemble: bool = False,
+    progress: bool = False,
     on_picture: Callable[[str, Picture], None] | None = None,
 ) -> tuple[Evaluation, list[str]]:
     """Figures over all items, each item on one of the processes; the same on all of them.
 
     Args:
-        method: a model on device, or the name of a plain resizer.
-        on_picture: called with the file name and the prediction of each whole picture.
+        method: a model on device, or the name of an interpolation baseline.
+        on_picture: called with the prediction of each whole picture, and with the name of its file
+            without the ending, made distinct.
 
     Returns:
         The figures, and the file names of `images` in their order.
@@ -62,15 +56,16 @@ def run_test(
     indices = list(range(processes.rank, len(wrapper), processes.count))
     loader = test_loader(wrapper, indices, config, device)
     names = [picture_name(wrapper, index) for index in range(len(wrapper))]
+    stems = file_stems(names)
 
     def save(position: int, picture: Picture) -> None:
         if on_picture is not None:
-            on_picture(names[indices[position]], picture)
+            on_picture(stems[names[indices[position]]], picture)
 
     common: dict[str, Any] = {
         "eval_type": config.eval_type,
-        "metrics": settings.metrics,
-        "progress": settings.progress and processes.is_main,
+        "metrics": metrics,
+        "progress": progress and processes.is_main,
         "on_picture": save,
     }
     if isinstance(method, str):
@@ -83,7 +78,7 @@ def run_test(
             config.data_norm,
             eval_bsize=config.eval_bsize,
             precision=config.precision,
-            self_ensemble=settings.self_ensemble,
+            self_ensemble=self_ensemble,
             pool=False,
             **common,
         )

@@ -1,4 +1,4 @@
-"""Plain resizers to compare models with: 8-bit pictures in, 8-bit pictures out."""
+"""Interpolation baselines to compare models with: 8-bit pictures in, 8-bit pictures out."""
 
 from __future__ import annotations
 

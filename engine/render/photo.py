@@ -68,7 +68,7 @@ def model_painter(model: nn.Module, device: torch.device, precision: str) -> Pai
 
 
 def baseline_painter(name: str) -> Painter:
-    """Colours by a plain resizer of `engine.render.baselines`."""
+    """Colours by an interpolation baseline of `engine.render.baselines`."""
     baselines.check_baseline(name)
 
     def paint(pixels: np.ndarray, grid: Grid, report: Report) -> Iterator[np.ndarray]:
