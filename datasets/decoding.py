@@ -5,6 +5,8 @@ What a file is, is told from its first bytes, whatever its name says.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import warnings
@@ -25,8 +27,12 @@ from .tiff import Layout, read_layout
 # pyvips hands the decoders' warnings to logging; what matters comes as an exception.
 logging.getLogger("pyvips").addHandler(logging.NullHandler())
 logging.getLogger("pyvips").propagate = False
-# Pillow prints a warning for odd tags and for large pictures; these have a limit of their own.
+# Pillow prints a warning for odd tags.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Its libtiff prints what comes as an exception too; on Windows there is no stopping it so.
+with contextlib.suppress(OSError, AttributeError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS, or what the user gives, is checked instead
 
 
 def lenient_text(text: object) -> str:

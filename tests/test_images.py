@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -29,7 +30,7 @@ from datasets.images import (
     write_rgb,
 )
 from tests.corrupt import corrupted_files, corruptions
-from tests.kinds import KINDS, Kind
+from tests.kinds import KINDS, Kind, plain_tiff
 from utils import DataError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -306,14 +307,22 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
         assert np.array_equal(read_rgb(path), noise(5, 5, 3, seed=seed))
 
 
+BY_LIBVIPS = [".png", ".jpg", ".tif", ".webp", ".gif"]
+BY_PILLOW = [".lzma.tif", ".lab.tif", ".bmp", ".ppm", ".jp2", ".avif"]
+
+
 def encoded(suffix: str) -> bytes:
     buffer = io.BytesIO()
-    kind = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".webp": "WEBP", ".gif": "GIF"}[suffix]
-    Image.fromarray(smooth(33, 41)).save(buffer, kind)
+    image, options = Image.fromarray(smooth(33, 41)), {}
+    if suffix == ".lzma.tif":
+        options = {"compression": "lzma"}
+    if suffix == ".lab.tif":
+        image = image.convert("LAB")
+    image.save(buffer, Image.registered_extensions()[Path(f"a{suffix}").suffix], **options)
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".gif"])
+@pytest.mark.parametrize("suffix", [*BY_LIBVIPS, *BY_PILLOW])
 def test_damage_never_does_more_than_refuse(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,7 +352,7 @@ def test_damage_never_does_more_than_refuse(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    st.sampled_from([".png", ".jpg", ".tif", ".webp", ".gif"]),
+    st.sampled_from([*BY_LIBVIPS, *BY_PILLOW]),
     st.integers(0, 10**6),
     st.binary(max_size=64),
 )
@@ -586,6 +595,39 @@ def test_every_kind_of_file(kind: Kind, tmp_path: Path, capfd: pytest.CaptureFix
     eight = colours if pixels.dtype == np.uint8 else (colours / 257 + 0.5).astype(np.uint8)
     assert np.array_equal(read_rgb(path), np.broadcast_to(eight, (*eight.shape[:2], 3)))
     assert capfd.readouterr() == ("", "")
+
+
+def test_inks_with_a_profile_become_what_it_says(tmp_path: Path) -> None:
+    rgb = pyvips.Image.new_from_array(smooth(20, 30)).copy(interpretation="srgb")
+    inks = rgb.icc_transform("cmyk", input_profile="srgb")  # the profile comes along
+    inks.tiffsave(str(tmp_path / "a.tif"))
+    wanted = inks.icc_transform("srgb", embedded=True).numpy().astype(int)
+    photo = read_photo(tmp_path / "a.tif")
+    assert photo.icc is None
+    assert np.abs(photo.pixels - wanted).max() <= 3
+    plain = np.asarray(Image.fromarray(inks.numpy(), "CMYK").convert("RGB")).astype(int)
+    assert np.abs(plain - wanted).max() > 30
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".png", ".tif"])
+def test_sizes_that_a_header_claims(tmp_path: Path, suffix: str) -> None:
+    """Refused undecoded, by our limit rather than Pillow's."""
+    content = bytearray(encoded(suffix))
+    side = 20000
+    if suffix == ".bmp":
+        struct.pack_into("<II", content, 18, side, side)
+    elif suffix == ".ppm":
+        content[:8] = f"P6\n{side} {side}\n".encode()
+    elif suffix == ".png":
+        content[16:24] = struct.pack(">II", side, side)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    else:
+        tags = {256: [side], 257: [side], 259: [34925]}  # compressed by LZMA
+        plain_tiff(1, [8], bytes(9), tags)(tmp_path / "a.tif")
+        content = bytearray((tmp_path / "a.tif").read_bytes())
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    assert "20000x20000 pixels, more than the limit of 268435456" in failure(path)
 
 
 def test_there_are_many_kinds() -> None:
