@@ -300,9 +300,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not YAML, or not keys with values.
     """
+    with file_errors(path, "read", kind=ConfigError):
+        content = path.read_bytes()
     try:
-        with file_errors(path, "read", kind=ConfigError):
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

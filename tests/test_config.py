@@ -396,3 +396,9 @@ def test_any_bytes_as_a_file(data: bytes, tmp_path_factory: pytest.TempPathFacto
     path.write_bytes(data)
     with pytest.raises(ConfigError):
         read_train_config(path)
+
+
+def test_a_file_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_train_config(tmp_path / "no.yaml")
+    assert str(raised.value) == f"{tmp_path}/no.yaml: can't be read (No such file or directory)"
