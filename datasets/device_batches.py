@@ -7,14 +7,16 @@ the wrappers' (Pillow's fixed-point bicubic included, where the device has 64-bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
+from dataclasses import astuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .device_resize import resize_batch
-from .transforms import Item, Plan
+from .transforms import Item, Plan, View
 from .wrappers import Wrapper
 
 FLOATS_ON_MPS = torch.float32  # there are no 64-bit ones; results may differ by one level
@@ -90,77 +92,40 @@ class DeviceBatches:
         Returns:
             inp (B, 3, h, w), coord (B, Q, 2), cell (B, Q, 2), gt (B, Q, 3), float32 on the device.
         """
-        table = Table(self, indices, plans)
-        inp = flip(self.view(table, "inp"), table)
-        assert inp.shape[1:3] == table.inp_size, (inp.shape, table.inp_size)
-        coord, cell, rows, columns = table.queries()
-        if table.steps("gt"):
-            targets = self.view(table, "gt")
+        assert len({plan.inp.size for plan in plans}) == 1, "inputs of one size make a batch"
+        height, width = plans[0].inp.size
+        flips = np.array([astuple(plan.flips) for plan in plans], np.int64).T  # (3, B)
+        assert height == width or not flips[2].any(), "transposed: square"
+        inp_numbers = self.numbers(indices, [plan.inp for plan in plans])
+        gt_numbers = self.numbers(indices, [plan.gt for plan in plans])
+        sent = self.send(np.concatenate([flips, inp_numbers, gt_numbers]))  # in one transfer
+        flips_sent, inp_sent, gt_sent = sent.split([3, len(inp_numbers), len(gt_numbers)])
+        inp, gt = Views(inp_sent, inp_numbers), Views(gt_sent, gt_numbers)
+
+        pictures = flip(self.pixels_of(inp), flips_sent.bool(), flips.any(axis=1).tolist())
+        samples = self.send(np.stack([all_samples(plan) for plan in plans]))
+        coord, cell, rows, columns = queries(samples, gt.sizes[-1], flips_sent.bool(), self.floats)
+        if len(gt.sizes) > 1:
             item = torch.arange(len(indices), device=self.device)[:, None]
-            colours = targets[item, rows, columns]
+            colours = self.pixels_of(gt)[item, rows, columns]
         else:
-            colours = self.pixels[table.places("gt", rows, columns)]
+            colours = self.pixels[gt.places(rows, columns)]
         return {
-            "inp": inp.permute(0, 3, 1, 2).float().div_(255).contiguous(),
+            "inp": pictures.permute(0, 3, 1, 2).float().div_(255).contiguous(),
             "coord": coord,
             "cell": cell,
             "gt": colours.float().div_(255),
         }
 
-    def view(self, table: Table, name: str) -> Tensor:
-        """The pixels (B, H, W, 3) that a view of each plan shows, beyond its own size undefined."""
-        height, width = table.largest(name, 0)
-        rows = torch.arange(height, device=self.device)[None, :, None]
-        columns = torch.arange(width, device=self.device)[None, None, :]
-        last = table.size(name, 0) - 1  # (B, 2); beyond it any pixel of the view will do
-        places = table.places(
-            name, rows.minimum(last[:, :1, None]), columns.minimum(last[:, 1:, None])
-        )
-        pixels = self.pixels[places]
-        for step in range(table.steps(name)):
-            before, after = table.size(name, step), table.size(name, step + 1)
-            largest = table.largest(name, step + 1)
-            pixels = resize_batch(pixels.to(self.floats), before, after, largest)
-        return pixels
-
-
-class Table:
-    """The plans of a batch as arrays: one transfer to the device, then arithmetic there."""
-
-    def __init__(
-        self, batches: DeviceBatches, indices: Sequence[int], plans: Sequence[Plan]
-    ) -> None:
-        self.plans = plans
-        self.device = batches.device
-        sizes = {plan.flips.transpose: plan.inp.size for plan in plans}
-        self.inp_size = plans[0].inp.size
-        assert len({plan.inp.size for plan in plans}) == 1, "inputs of one size make a batch"
-        assert not sizes.get(True) or self.inp_size[0] == self.inp_size[1], "transposed: square"
-        columns: dict[str, list[int]] = {
-            "horizontal": [plan.flips.horizontal for plan in plans],
-            "vertical": [plan.flips.vertical for plan in plans],
-            "transpose": [plan.flips.transpose for plan in plans],
-        }
-        for name in ("inp", "gt"):
-            views = [plan.inp if name == "inp" else plan.gt for plan in plans]
-            slots = [batches.slots[i, view.picture] for i, view in zip(indices, views, strict=True)]
-            widths = batches.widths[slots]
-            tops = np.array([view.box.top for view in views])
-            lefts = np.array([view.box.left for view in views])
-            columns[f"{name}.first"] = (batches.starts[slots] + tops * widths + lefts).tolist()
-            columns[f"{name}.stride"] = widths.tolist()
-            assert len({len(view.sizes) for view in views}) == 1
-            for step in range(len(views[0].sizes) + 1):
-                sizes_now = [
-                    view.sizes[step - 1] if step else (view.box.height, view.box.width)
-                    for view in views
-                ]
-                columns[f"{name}.height{step}"] = [height for height, _ in sizes_now]
-                columns[f"{name}.width{step}"] = [width for _, width in sizes_now]
-        self.host = columns
-        values = np.array(list(columns.values()), dtype=np.int64)
-        self.columns = dict(zip(columns, self.send(values), strict=True))
-        self.samples = self.send(np.stack([all_samples(plan) for plan in plans]))
+    def numbers(self, indices: Sequence[int], views: Sequence[View]) -> np.ndarray:
+        """A view per item, as the rows (4 + 2 * resizes, B) that `Views` takes."""
+        slots = self.slots[indices, [view.picture for view in views]]
+        widths = self.widths[slots]
+        tops, lefts = np.array([(view.box.top, view.box.left) for view in views]).T
+        sizes = [[(view.box.height, view.box.width), *view.sizes] for view in views]
+        sizes_by_step = np.array(sizes).transpose(1, 2, 0).reshape(-1, len(views))
+        first = self.starts[slots] + tops * widths + lefts
+        return np.concatenate([[first, widths], sizes_by_step])
 
     def send(self, values: np.ndarray) -> Tensor:
         """An array on the device, without waiting for it to arrive."""
@@ -169,77 +134,78 @@ class Table:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def steps(self, name: str) -> int:
-        """Number of resizes of the views of that name."""
-        return len((self.plans[0].inp if name == "inp" else self.plans[0].gt).sizes)
+    def pixels_of(self, views: Views) -> Tensor:
+        """The pixels (B, H, W, 3) that views show; beyond a view's own size they are undefined."""
+        height, width = views.largest[0]
+        rows = torch.arange(height, device=self.device)[None, :, None]
+        columns = torch.arange(width, device=self.device)[None, None, :]
+        last = views.sizes[0] - 1  # (B, 2); beyond it any pixel of the view will do
+        places = views.places(rows.minimum(last[:, :1, None]), columns.minimum(last[:, 1:, None]))
+        pixels = self.pixels[places]
+        for step in range(1, len(views.sizes)):
+            before, after = views.sizes[step - 1], views.sizes[step]
+            pixels = resize_batch(pixels.to(self.floats), before, after, views.largest[step])
+        return pixels
 
-    def size(self, name: str, step: int) -> Tensor:
-        """(B, 2): height and width after so many resizes."""
-        return torch.stack(
-            (self.columns[f"{name}.height{step}"], self.columns[f"{name}.width{step}"]), dim=1
-        )
 
-    def largest(self, name: str, step: int) -> tuple[int, int]:
-        """The largest height and the largest width of the batch after so many resizes."""
-        return max(self.host[f"{name}.height{step}"]), max(self.host[f"{name}.width{step}"])
+class Views:
+    """A view of each item of a batch.
 
-    def places(self, name: str, rows: Tensor, columns: Tensor) -> Tensor:
+    Attributes:
+        first, stride: (B,), number of the box's first pixel in the store, and from row to row.
+        sizes: height and width (B, 2) at first and after each resize.
+        largest: the largest height and the largest width of the batch, likewise.
+    """
+
+    def __init__(self, numbers: Tensor, on_host: np.ndarray) -> None:
+        self.first, self.stride = numbers[0], numbers[1]
+        self.sizes = [pair.T for pair in numbers[2:].split(2)]
+        self.largest = [(int(h), int(w)) for h, w in on_host[2:].max(axis=1).reshape(-1, 2)]
+
+    def places(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Numbers of pixels in the store; rows and columns (B, ...) count inside the boxes."""
         shape = (-1,) + (1,) * (max(rows.dim(), columns.dim()) - 1)
-        first, stride = self.columns[f"{name}.first"], self.columns[f"{name}.stride"]
-        return first.view(shape) + rows * stride.view(shape) + columns
+        return self.first.view(shape) + rows * self.stride.view(shape) + columns
 
-    def queries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """coord (B, Q, 2), cell (B, Q, 2), and the samples' rows and columns before the flips."""
-        size = self.size("gt", self.steps("gt"))
-        transpose = self.columns["transpose"].bool()[:, None]
-        size_after = torch.where(transpose, size.flip(1), size)
-        width = size_after[:, 1:]
-        rows = torch.div(self.samples, width, rounding_mode="floor")
-        columns = self.samples - rows * width
-        coord = axis_centres(torch.stack((rows, columns), dim=2), size_after)
-        cell = (2 / size_after.to(coord_floats(self.device))).float()
-        cell = cell[:, None].expand_as(coord).contiguous()
-        rows, columns = (
-            torch.where(transpose, columns, rows),
-            torch.where(transpose, rows, columns),
-        )
-        last = (size - 1)[:, :, None]
-        rows = torch.where(self.columns["vertical"].bool()[:, None], last[:, 0] - rows, rows)
-        columns = torch.where(
-            self.columns["horizontal"].bool()[:, None], last[:, 1] - columns, columns
-        )
-        return coord, cell, rows, columns
+
+def queries(
+    samples: Tensor, size: Tensor, flips: Tensor, floats: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What is asked at sampled pixels (B, Q), counted after the flips.
+
+    Args:
+        size: (B, 2), height and width before the flips.
+        flips: bool (3, B), as in `Flips`.
+        floats: dtype to compute coordinates in.
+
+    Returns:
+        coord and cell (B, Q, 2), and the samples' rows and columns (B, Q) before the flips.
+    """
+    horizontal, vertical, transpose = flips[:, :, None]  # each (B, 1)
+    flipped_size = torch.where(transpose, size.flip(1), size)
+    width = flipped_size[:, 1:]
+    rows = torch.div(samples, width, rounding_mode="floor")
+    columns = samples - rows * width
+    radius = 1 / flipped_size.to(floats)
+    # Factors are rounded to 32 bits before they are used: so they are in `utils.axis_coord`.
+    numbers = torch.stack((rows, columns), dim=2).float()
+    coord = (radius - 1).float()[:, None] + (2 * radius).float()[:, None] * numbers
+    cell = (2 / flipped_size.to(floats)).float()[:, None].expand_as(coord).contiguous()
+    rows, columns = torch.where(transpose, columns, rows), torch.where(transpose, rows, columns)
+    rows = torch.where(vertical, size[:, :1] - 1 - rows, rows)
+    columns = torch.where(horizontal, size[:, 1:] - 1 - columns, columns)
+    return coord, cell, rows, columns
 
 
 def all_samples(plan: Plan) -> np.ndarray:
     """The samples of a plan, also where that is every pixel."""
-    if plan.samples is not None:
-        return plan.samples
-    return np.arange(plan.gt_size[0] * plan.gt_size[1])
+    return np.arange(math.prod(plan.gt_size)) if plan.samples is None else plan.samples
 
 
-def coord_floats(device: torch.device) -> torch.dtype:
-    return FLOATS_ON_MPS if device.type == "mps" else torch.float64
-
-
-def axis_centres(numbers: Tensor, size: Tensor) -> Tensor:
-    """Coordinates (B, Q, 2) of pixels (B, Q, 2) in grids of size (B, 2), as `make_coord`'s."""
-    radius = 1 / size.to(coord_floats(size.device))
-    # Factors are rounded to 32 bits before they are used: so they are in `utils.axis_coord`.
-    return (radius - 1).float()[:, None] + (2 * radius).float()[:, None] * numbers.float()
-
-
-def flip(pixels: Tensor, table: Table) -> Tensor:
-    """Pixels (B, H, W, 3), each item flipped and transposed as its plan says."""
-
-    def chosen(name: str, changed: Tensor, plain: Tensor) -> Tensor:
-        return torch.where(table.columns[name].bool().view(-1, 1, 1, 1), changed, plain)
-
-    if any(table.host["horizontal"]):
-        pixels = chosen("horizontal", pixels.flip(2), pixels)
-    if any(table.host["vertical"]):
-        pixels = chosen("vertical", pixels.flip(1), pixels)
-    if any(table.host["transpose"]):
-        pixels = chosen("transpose", pixels.transpose(1, 2), pixels)
+def flip(pixels: Tensor, flips: Tensor, needed: Sequence[bool]) -> Tensor:
+    """Pixels (B, H, W, 3), each item changed as its flips (3, B) say; none where not `needed`."""
+    changes = (lambda p: p.flip(2), lambda p: p.flip(1), lambda p: p.transpose(1, 2))
+    for change, chosen, any_ in zip(changes, flips, needed, strict=True):
+        if any_:
+            pixels = torch.where(chosen.view(-1, 1, 1, 1), change(pixels), pixels)
     return pixels

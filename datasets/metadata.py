@@ -6,7 +6,6 @@ pictures in APNG and MPO.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pyvips
@@ -108,21 +107,20 @@ def resolution_of(image: pyvips.Image) -> tuple[float, float] | None:
         if loader == "pngload" or (loader == "tiffload" and image.get_typeof("resolution-unit")):
             return MM_PER_INCH, MM_PER_INCH  # these say so
         per_mm = exif_resolution_of(image)
-    if per_mm == NO_RESOLUTION or min(per_mm) <= 0:
+    if per_mm == NO_RESOLUTION or not all(0 < value < 1e6 for value in per_mm):
         return None
     return round(per_mm[0] * MM_PER_INCH, 3), round(per_mm[1] * MM_PER_INCH, 3)
 
 
 def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:
     """Pixels per mm along (rows, columns) as EXIF says, which libvips passes over in WebP."""
-    numbers = []
-    for tag in ("YResolution", "XResolution", "ResolutionUnit"):
-        name = f"exif-ifd0-{tag}"
-        text = str(image.get(name)) if image.get_typeof(name) else ""
-        numbers.append(re.match(r"([0-9]{1,10})(?:/([0-9]{1,10}))? ", text))
-    *resolution, unit = (int(n[1]) / (int(n[2] or 1) or 1) if n else 0.0 for n in numbers)
-    mm = {2: MM_PER_INCH, 3: 10.0}.get(int(unit))
-    return NO_RESOLUTION if mm is None else (resolution[0] / mm, resolution[1] / mm)
+    exif = Image.Exif()
+    try:
+        exif.load(image.get("exif-data"))
+        mm = {2: MM_PER_INCH, 3: 10.0}[exif[0x0128]]
+        return float(exif[0x011B]) / mm, float(exif[0x011A]) / mm
+    except Exception:  # there is none; or it is damaged, of which Pillow may raise anything
+        return NO_RESOLUTION
 
 
 def pillow_resolution(opened: Image.Image) -> tuple[float, float] | None:

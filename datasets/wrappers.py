@@ -4,8 +4,8 @@ Item i is a dictionary of float32 tensors: `inp` (3, h, w) and `gt` (Q, 3), colo
 `coord` (Q, 2), pixel centres as (y, x) in [-1, 1]; `cell` (Q, 2), (2/height, 2/width) of the
 target grid.
 
-`draw` makes every random decision and returns them as a `Plan`; `item` carries a plan out. So the
-same draws can be carried out elsewhere (`device_batches`), and an item is a function of the
+`draw` makes every random decision and returns them as a `Plan`, `make_item` carries a plan out. So
+the same draws can be carried out elsewhere (`device_batches`), and an item is a function of the
 generator that is handed in.
 """
 
@@ -63,9 +63,6 @@ class Wrapper:
             raise IndexError(index)
         return self.sample(index, np.random.default_rng(int(torch.randint(2**62, ()))))
 
-    def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(len(self)))
-
     def sample(self, index: int, rng: np.random.Generator) -> Item:
         """Item `index`, with every random decision drawn from `rng`.
 
@@ -89,10 +86,6 @@ class Wrapper:
         if hasattr(self.dataset, "sizes"):
             return self.dataset.sizes(index)
         return [(picture.shape[0], picture.shape[1]) for picture in self.fetch(index)]
-
-    def item(self, index: int, plan: Plan) -> Item:
-        """Item `index` as `plan` says."""
-        return make_item(self.fetch(index), plan)
 
     def plan(self, sizes: Sequence[Size], index: int, rng: np.random.Generator) -> Plan:
         """The plan of item `index`, whose pictures have these sizes (height, width)."""

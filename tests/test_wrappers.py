@@ -150,7 +150,7 @@ def test_paired_crop_by_hand() -> None:
     for seed in range(10):
         plan = wrapper.draw(0, np.random.default_rng(seed))
         box = plan.inp.box
-        item = wrapper.item(0, plan)
+        item = make_item(wrapper.fetch(0), plan)
         small = low[box.top : box.top + 12, box.left : box.left + 12]
         large = high[box.top * 3 : box.top * 3 + 36, box.left * 3 : box.left * 3 + 36]
         assert torch.equal(item["inp"], floats(plan.flips.apply(small).copy()))
@@ -165,7 +165,7 @@ def test_draws_depend_on_the_generator_alone() -> None:
     other = wrapper.sample(1, np.random.default_rng([3, 2]))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["inp"], other["inp"])
-    planned = wrapper.item(1, wrapper.draw(1, np.random.default_rng([3, 1])))
+    planned = make_item(wrapper.fetch(1), wrapper.draw(1, np.random.default_rng([3, 1])))
     assert all(torch.equal(first[key], planned[key]) for key in first)
     torch.manual_seed(5)
     one = wrapper[0]
