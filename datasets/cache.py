@@ -8,7 +8,6 @@ It is written under another name and renamed when whole, by one process while ot
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -183,8 +182,10 @@ def make_writable(folder: Path) -> bool:
 def locked(path: Path) -> Iterator[None]:
     """Only one process at a time; the lock of a process that dies is released."""
     with path.open("wb") as file:
-        # A file system without locks: both build, each under its own name, and either is whole.
-        with contextlib.suppress(OSError):
+        # Without locks both build, each under its own name, and either is whole.
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl  # Windows has none
+
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -323,6 +324,8 @@ def named_losses(loader: Loader) -> Iterator[None]:
         # A connection to a process breaks a moment before its end can be seen.
         ended = connection.wait(list(workers), GRACE)
         problem = how_it_ended(workers[ended[0]]) if ended else shortage(error)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            problem = FULL_MEMORY  # where the queues' locks are kept as well
         if problem is None:
             raise
         raise LostWorker(problem) from error
@@ -332,6 +335,8 @@ def how_it_ended(worker: multiprocessing.Process) -> str:
     """What the exit code of a process that nobody told to end says."""
     code = worker.exitcode or 0
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code == errno.EMFILE:
+        return OPEN_FILES
     if how == "SIGBUS":
         return f"a loader process was ended by a bus error (process {worker.pid}); {FULL_MEMORY}"
     if how == "SIGKILL":
@@ -377,6 +382,15 @@ def start_worker(_: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # A thread of the queue sends the batches; what it can't send would be missed for ever.
     Queue._on_queue_feeder_error = send_error  # type: ignore[attr-defined]
+    # Another hands over the files of shared memory; without one to do that in it tries for ever.
+    sys.excepthook = end_without_files
+
+
+def end_without_files(kind: Any, error: BaseException, trace: Any) -> None:
+    """End the process where a thread could not open a file; print other errors."""
+    if shortage(error) == OPEN_FILES:
+        os._exit(errno.EMFILE)
+    sys.__excepthook__(kind, error, trace)
 
 
 def end_with_parent() -> None:

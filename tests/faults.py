@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import time
@@ -200,6 +201,11 @@ def non_finite(step: int, what: str) -> None:
     loop.train_step = train_step
 
 
+def user_code() -> None:
+    """The user's encoder and data set are known; the variable USER_ERROR says what they raise."""
+    importlib.import_module("tests.user_program")
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
@@ -213,5 +219,6 @@ FAULTS: dict[str, Callable[..., None]] = {
         file_size_limit,
         full_tensorboard,
         non_finite,
+        user_code,
     )
 }
