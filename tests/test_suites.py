@@ -18,6 +18,7 @@ from datasets.images import write_rgb
 from engine.distributed import Processes
 from engine.evaluate.suite import baseline_method, distinct_labels, model_method, run_suites
 from engine.evaluate.suite_data import Pictures, find_suite
+from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import Series, make_table, paper_row
 from engine.evaluate.test_config import run_test
@@ -42,16 +43,11 @@ CPU = torch.device("cpu")
 def records_of(
     data_root: Path, store: Path, methods: list[Any], scales: str = "2 3", source: str = "paper"
 ) -> list[dict[str, Any]]:
-    data = find_suite("set5", data_root)
-    pictures = Pictures(data, [parse_scale(text) for text in scales.split()], source)
-    return run_suites(
-        [(data, pictures)],
-        methods,
-        ("psnr", "ssim"),
-        ResultStore(store),
-        device=CPU,
-        progress=False,
-    )
+    scale_list = [parse_scale(text) for text in scales.split()]
+    suites = [Pictures(find_suite("set5", data_root), scale_list, source)]
+    figures = SuiteFigures(None, None, suites, [method.label for method in methods])
+    measures, results = ("psnr", "ssim"), ResultStore(store)
+    return run_suites(suites, methods, measures, results, figures, device=CPU, progress=False)
 
 
 def suite_command(*arguments: object, processes: int = 1, cwd: Path) -> Any:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Picture, from_uint8
 from engine.evaluate.metrics import Measure, make_measures, scale_text
-from engine.evaluate.suite_data import Image, Pictures, Scale, SuiteData
+from engine.evaluate.suite_data import Image, Pictures, Scale
 from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import paper_row
@@ -86,7 +85,7 @@ def model_method(
         "label": label,
         "file": str(name),
         "sha256": checksum,
-        "parameters": parameter_count(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "spec": spec,
         "precision": precision,
         "self_ensemble": self_ensemble,
@@ -95,10 +94,6 @@ def model_method(
     }
     key = " ".join([f"model:{checksum}", *chosen])
     return Method(label, key, paper_row(spec), enlarge, about)
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def model_label(path: Path) -> str:
@@ -119,11 +114,11 @@ def distinct_labels(methods: Sequence[Method]) -> list[Method]:
 
 
 def run_suites(
-    suites: Sequence[tuple[SuiteData, Pictures]],
+    suites: Sequence[Pictures],
     methods: Sequence[Method],
     metrics: Sequence[str],
     store: ResultStore,
-    figures: SuiteFigures | None = None,
+    figures: SuiteFigures,
     *,
     device: torch.device,
     processes: Processes | None = None,
@@ -133,7 +128,7 @@ def run_suites(
 
     Args:
         metrics: names of `engine.evaluate.metrics.METRICS`.
-        figures: where predictions and comparisons are written, if at all.
+        figures: where predictions and comparisons are written.
 
     Returns:
         The records of everything asked for, in the order of suites, pictures, scales, methods;
@@ -141,19 +136,15 @@ def run_suites(
     """
     processes = processes or Processes()
     measures = make_measures(metrics, device)
-    photographs = [
-        (data, pictures, index) for data, pictures in suites for index in range(len(pictures))
-    ]
+    photographs = [(pictures, index) for pictures in suites for index in range(len(pictures))]
     own = range(processes.rank, len(photographs), processes.count)
     found: dict[int, list[dict[str, Any]]] = {}
     bar = tqdm(own, unit="picture", leave=False, disable=not (progress and processes.is_main))
     try:
         for number in bar:
-            data, pictures, index = photographs[number]
-            bar.set_postfix_str(f"{data.name} {pictures.name(index)}")
-            found[number] = measure_photograph(
-                data, pictures, index, methods, measures, store, figures
-            )
+            pictures, index = photographs[number]
+            bar.set_postfix_str(f"{pictures.data.name} {pictures.name(index)}")
+            found[number] = measure_photograph(pictures, index, methods, measures, store, figures)
     finally:
         bar.close()
         store.save()
@@ -162,21 +153,20 @@ def run_suites(
 
 
 def measure_photograph(
-    data: SuiteData,
     pictures: Pictures,
     index: int,
     methods: Sequence[Method],
     measures: dict[str, Measure],
     store: ResultStore,
-    figures: SuiteFigures | None,
+    figures: SuiteFigures,
 ) -> list[dict[str, Any]]:
     """The records of one photograph, by scale and method; those not in the store are computed."""
-    name, high = pictures.name(index), None
     records: list[dict[str, Any]] = []
+    high = None
     for scale in pictures.scales:
-        keys = [record_key(method, data, pictures, index, scale) for method in methods]
+        keys = [record_key(method, pictures, index, scale) for method in methods]
         known = [store.get(key, tuple(measures)) for key in keys]
-        wanted = figures is not None and figures.wants(data, name, scale, all(known))
+        wanted = figures.wants(pictures, index, scale, all(known))
         if wanted or not all(known):
             high = pictures.read(index) if high is None else high
             low, truth = pictures.pair(index, high, scale)
@@ -184,21 +174,21 @@ def measure_photograph(
         for method, key, record in zip(methods, keys, known, strict=True):
             if wanted or record is None:
                 started = time.perf_counter()
-                predictions.append(method.enlarge(low, truth.shape[:2]))
+                prediction = method.enlarge(low, truth.shape[:2])
                 seconds = time.perf_counter() - started
+                predictions.append(prediction)
             if record is None:
-                target = from_uint8(truth).to(predictions[-1].device)
-                kind = data.eval_type(scale)
+                kind, target = (
+                    pictures.data.eval_type(scale),
+                    from_uint8(truth).to(prediction.device),
+                )
                 try:
-                    values = {
-                        metric: measure(predictions[-1], target, kind)
-                        for metric, measure in measures.items()
-                    }
+                    values = {name: get(prediction, target, kind) for name, get in measures.items()}
                 except DataError as error:
                     raise DataError(f"{pictures.high.names(index)[0]}: {error}") from error
                 record = {
-                    "suite": data.name,
-                    "image": name,
+                    "suite": pictures.data.name,
+                    "image": pictures.name(index),
                     "scale": scale_text(scale),
                     "lr_source": pictures.sources[scale],
                     "method": method.label,
@@ -210,16 +200,14 @@ def measure_photograph(
                 }
                 store.add(record)
             found.append({**record, "method": method.label})
-        if figures is not None and wanted:
-            figures.write(data, name, scale, (low, truth), predictions, found)
+        if wanted:
+            figures.write(pictures, index, scale, (low, truth), predictions, found)
         records += found
     return records
 
 
-def record_key(
-    method: Method, data: SuiteData, pictures: Pictures, index: int, scale: Scale
-) -> str:
+def record_key(method: Method, pictures: Pictures, index: int, scale: Scale) -> str:
     """Everything that decides a record."""
+    place, name, kind = pictures.data.high, pictures.name(index), pictures.data.eval_type(scale)
     source, stamp = pictures.sources[scale], pictures.stamp(index, scale)
-    kind, place, name = str(data.eval_type(scale)), str(data.high), pictures.name(index)
-    return " | ".join([method.key, place, name, kind, source, stamp, torch.__version__])
+    return f"{method.key} | {place} | {name} | {kind} | {source} | {stamp} | {torch.__version__}"

@@ -15,7 +15,7 @@ from engine.evaluate.charts import Line, figure_pixels, line_chart
 from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.panels import Shown, comparison_panel, with_baselines
-from engine.evaluate.suite_data import Image, Pictures, Scale, SuiteData
+from engine.evaluate.suite_data import Image, Pictures, Scale
 from engine.evaluate.tables import Series, published_values
 
 
@@ -30,49 +30,46 @@ class SuiteFigures:
         self,
         save_images: Path | None,
         panels: Path | None,
-        suites: Sequence[tuple[SuiteData, Pictures]],
+        suites: Sequence[Pictures],
         labels: Sequence[str],
     ) -> None:
-        self.save_images, self.panels, self.labels = save_images, panels, labels
-        self.method_parts = distinct({label: file_part(label) for label in labels}).values()
-        self.parts = distinct({data.name: file_part(data.name) for data, _ in suites})
+        self.save_images, self.panels = save_images, panels
+        self.methods = distinct([file_part(label) for label in labels])
+        parts = distinct([file_part(pictures.data.name) for pictures in suites])
+        self.parts = dict(zip([pictures.data.name for pictures in suites], parts, strict=True))
         self.stems = {
-            data.name: file_stems([pictures.name(index) for index in range(len(pictures))])
-            for data, pictures in suites
+            pictures.data.name: file_stems([pictures.name(i) for i in range(len(pictures))])
+            for pictures in suites
         }
-        self.scales = {data.name: pictures.scales for data, pictures in suites}
         for folder in (save_images, panels):
             if folder is not None:
                 make_folder(folder)
 
-    def paths(self, suite: SuiteData, name: str, scale: Scale) -> tuple[list[Path], list[Path]]:
+    def paths(self, pictures: Pictures, index: int, scale: Scale) -> tuple[list[Path], list[Path]]:
         """Files of the predictions, in the order of methods, and of the comparison, if wanted."""
-        part, at, stem = (
-            self.parts[suite.name],
-            f"x{scale_text(scale)}",
-            self.stems[suite.name][name],
-        )
+        suite, at = pictures.data.name, f"x{scale_text(scale)}"
+        part, stem = self.parts[suite], self.stems[suite][index]
         images, panels = [], []
         if self.save_images is not None:
-            folders = [self.save_images / method / part / at for method in self.method_parts]
+            folders = [self.save_images / method / part / at for method in self.methods]
             images = [folder / fitting_name(stem, ".png") for folder in folders]
         if self.panels is not None:
             panels = [self.panels / fitting_name(f"{part}-{at}-{stem}", ".png")]
         return images, panels
 
-    def wants(self, suite: SuiteData, name: str, scale: Scale, known: bool) -> bool:
+    def wants(self, pictures: Pictures, index: int, scale: Scale, known: bool) -> bool:
         """Whether a file of this photograph at this scale is missing, or not of these methods.
 
         Args:
             known: whether all its results are; a new one means that files show another method.
         """
-        images, panels = self.paths(suite, name, scale)
-        return not known or not all(file.exists() for file in [*images, *panels])
+        images, panels = self.paths(pictures, index, scale)
+        return any(not known or not file.exists() for file in [*images, *panels])
 
     def write(
         self,
-        suite: SuiteData,
-        name: str,
+        pictures: Pictures,
+        index: int,
         scale: Scale,
         pair: tuple[Image, Image],
         predictions: Sequence[Picture],
@@ -83,20 +80,20 @@ class SuiteFigures:
         Args:
             pair: the photograph in low and in high resolution.
         """
-        pictures = [to_uint8(prediction) for prediction in predictions]
-        images, panels = self.paths(suite, name, scale)
-        for path, picture in zip(images, pictures, strict=False):
-            save_picture(path, picture)
+        images, panels = self.paths(pictures, index, scale)
+        shown = [
+            Shown(record["method"], to_uint8(prediction), f"{record['values']['psnr']:.2f} dB")
+            for record, prediction in zip(records, predictions, strict=True)
+        ]
+        for path, method in zip(images, shown, strict=False):
+            save_picture(path, method.picture)
         for path in panels:
-            shown = [
-                Shown(label, picture, f"{record['values']['psnr']:.2f} dB")
-                for label, picture, record in zip(self.labels, pictures, records, strict=True)
-            ]
-            title = f"{suite.title}, {name}, x{scale_text(scale)}"
-            compared = with_baselines(*pair, shown, suite.eval_type(scale))
+            data = pictures.data
+            title = f"{data.title}, {pictures.name(index)}, x{scale_text(scale)}"
+            compared = with_baselines(*pair, shown, data.eval_type(scale))
             save_picture(path, comparison_panel(title, *pair, compared))
 
-    def write_chart(self, suite: SuiteData, note: str, methods: Sequence[Series]) -> None:
+    def write_chart(self, pictures: Pictures, note: str, methods: Sequence[Series]) -> None:
         """Write the chart of mean PSNR over the scales, if panels are wanted and it has two.
 
         A scale that differs per axis stands at its geometric mean.
@@ -105,22 +102,21 @@ class SuiteFigures:
             note: how PSNR is taken.
             methods: in the order of their colours.
         """
-        scales = self.scales[suite.name]
-        if self.panels is None or len(scales) < 2:
+        if self.panels is None or len(pictures.scales) < 2:
             return
-        xs = [math.sqrt(math.prod(scale)) for scale in scales]
-        names = [scale_text(scale) for scale in scales]
+        xs = [math.sqrt(math.prod(scale)) for scale in pictures.scales]
+        names = [scale_text(scale) for scale in pictures.scales]
         lines = []
         for series in methods:
-            published = published_values(suite.name, series.row, names)
+            published = published_values(pictures.data.name, series.row, names)
             points = [
                 tuple((x, y) for x, y in zip(xs, ys, strict=True) if y is not None)
                 for ys in (series.values, published)
             ]
             lines.append(Line(series.label, *points))
         ticks = sorted(zip(xs, [f"x{name}" for name in names], strict=True))
-        figure = line_chart(suite.title, f"PSNR in dB; {note}", lines, ticks)
-        path = self.panels / fitting_name(f"{self.parts[suite.name]}-psnr", ".png")
+        figure = line_chart(pictures.data.title, f"PSNR in dB; {note}", lines, ticks)
+        path = self.panels / fitting_name(f"{self.parts[pictures.data.name]}-psnr", ".png")
         save_picture(path, figure_pixels(figure))
 
 
@@ -135,27 +131,24 @@ def file_part(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "unnamed"
 
 
-def file_stems(names: Sequence[str]) -> dict[str, str]:
+def file_stems(names: Sequence[str]) -> list[str]:
     """What the result of each photograph is called, without its suffix: never two the same.
 
     "a.png" gives "a", but "a.png" where there is an "a.jpg" as well.
     """
-    stems = {name: Path(name).stem for name in names}
-    count = Counter(stem.casefold() for stem in stems.values())
-    return distinct(
-        {name: stem if count[stem.casefold()] == 1 else name for name, stem in stems.items()}
-    )
+    stems = [Path(name).stem for name in names]
+    count = Counter(stem.casefold() for stem in stems)
+    pairs = zip(names, stems, strict=True)
+    return distinct([stem if count[stem.casefold()] == 1 else name for name, stem in pairs])
 
 
-def distinct(parts: dict[str, str]) -> dict[str, str]:
-    """The values, numbered where two of them are the same to a file system that ignores case."""
+def distinct(parts: Sequence[str]) -> list[str]:
+    """Parts of file names, numbered where a file system that ignores case takes two for one."""
     result: dict[str, str] = {}
-    taken: set[str] = set()
-    for key, part in parts.items():
+    for part in parts:
         name, number = part, 1
-        while name.casefold() in taken:
+        while name.casefold() in result:
             number += 1
             name = f"{part}-{number}"
-        taken.add(name.casefold())
-        result[key] = fitting_name(name, "")
-    return result
+        result[name.casefold()] = fitting_name(name, "")
+    return list(result.values())

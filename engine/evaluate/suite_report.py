@@ -62,24 +62,18 @@ def run_and_report(options: argparse.Namespace) -> int:
         say(f"{path}: {store.found} results of an earlier run; those still valid are not redone")
     labels = [method.label for method in methods]
     figures = SuiteFigures(options.save_images, options.panels, suites, labels)
-    records = run_suites(
-        suites,
-        methods,
-        metrics,
-        store,
-        figures if options.save_images or options.panels else None,
-        device=device,
-        processes=processes,
-        progress=sys.stderr.isatty(),
-    )
+    shown = sys.stderr.isatty()
+    how: dict[str, Any] = {"device": device, "processes": processes, "progress": shown}
+    records = run_suites(suites, methods, metrics, store, figures, **how)
     if not processes.is_main:
         return 0
     tables = []
     models_first = sorted(methods, key=lambda method: method.key.startswith("baseline:"))
-    for data, pictures in suites:
-        tables += [suite_table(data, pictures, methods, records, metric) for metric in metrics]
+    for pictures in suites:
+        tables += [suite_table(pictures, methods, records, metric) for metric in metrics]
         # Models have the first colours: a baseline added to the comparison changes none.
-        figures.write_chart(data, how(data), make_series(data, pictures, models_first, records))
+        series = suite_means(pictures, models_first, records, "psnr")
+        figures.write_chart(pictures, measured(pictures.data, "psnr"), series)
     tell(tables, skipped, options)
     seconds = time.time() - started
     print(f"{len(records)} results in {time_text(seconds)}", flush=True)
@@ -101,9 +95,7 @@ def run_and_report(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_suites(
-    options: argparse.Namespace,
-) -> tuple[list[tuple[SuiteData, Pictures]], list[Skipped]]:
+def open_suites(options: argparse.Namespace) -> tuple[list[Pictures], list[Skipped]]:
     """The data sets that are there, and what has to be left out.
 
     Raises:
@@ -124,7 +116,7 @@ def open_suites(
             for scale, reason in pictures.missing.items()
         ]
         if pictures.scales:
-            suites.append((data, pictures))
+            suites.append(pictures)
     if not suites:
         raise DataError("; ".join(skip.line() for skip in skipped))
     return suites, skipped
@@ -155,65 +147,51 @@ def progress_path(methods: Sequence[Method], options: argparse.Namespace) -> Pat
 
 
 def suite_table(
-    data: SuiteData,
-    pictures: Pictures,
-    methods: Sequence[Method],
-    records: Records,
-    metric: str,
+    pictures: Pictures, methods: Sequence[Method], records: Records, metric: str
 ) -> Table:
-    """The table of one metric."""
+    """The table of one data set in one metric."""
     sources: dict[str, list[str]] = {}
     for scale, source in pictures.sources.items():
         sources.setdefault(source, []).append(f"x{scale_text(scale)}")
     made = "; ".join(f"{' '.join(at)} {LR_SOURCES[source]}" for source, at in sources.items())
-    notes = [
-        f"{len(pictures)} pictures; {how(data, metric)}; predictions of models not rounded",
-        f"LR: {made}",
-    ]
-    series = make_series(data, pictures, methods, records, metric)
+    how = measured(pictures.data, metric)
+    notes = [f"{len(pictures)} pictures; {how}; predictions of models not rounded", f"LR: {made}"]
     scales = [scale_text(scale) for scale in pictures.scales]
-    return make_table(data.name, metric, data.title, notes, scales, series)
+    means = suite_means(pictures, methods, records, metric)
+    return make_table(pictures.data.name, metric, pictures.data.title, notes, scales, means)
 
 
-def how(data: SuiteData, metric: str = "psnr") -> str:
+def measured(data: SuiteData, metric: str) -> str:
     """What a metric looks at, for people."""
     extra = BORDER_EXTRA[data.kind]
     colour = {"psnr": data.eval_type((1, 1)).colour, "ssim": "Y"}.get(metric, "RGB")
     return f"{colour}, border of S{f' + {extra}' if extra else ''} pixels cut"
 
 
-def make_series(
-    data: SuiteData,
-    pictures: Pictures,
-    methods: Sequence[Method],
-    records: Records,
-    metric: str = "psnr",
+def suite_means(
+    pictures: Pictures, methods: Sequence[Method], records: Records, metric: str
 ) -> list[Series]:
     """Each method's mean over the pictures at each scale."""
-    result = []
-    for method in methods:
-        means: list[float | None] = []
-        for scale in pictures.scales:
-            wanted = (data.name, method.label, scale_text(scale))
-            values = [
-                record["values"][metric]
-                for record in records
-                if (record["suite"], record["method"], record["scale"]) == wanted
-                and record["values"][metric] is not None
-            ]
-            means.append(sum(values) / len(values) if values else None)
-        result.append(Series(method.label, method.row, tuple(means)))
-    return result
+    values: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        if record["suite"] == pictures.data.name and record["values"][metric] is not None:
+            key = (record["method"], record["scale"])
+            values.setdefault(key, []).append(record["values"][metric])
+    means = {key: sum(found) / len(found) for key, found in values.items()}
+    scales = [scale_text(scale) for scale in pictures.scales]
+    return [
+        Series(method.label, method.row, tuple(means.get((method.label, at)) for at in scales))
+        for method in methods
+    ]
 
 
 def tell(tables: Sequence[Table], skipped: Sequence[Skipped], options: argparse.Namespace) -> None:
     """Print tables; write them as Markdown to a file where one is named, else print that too."""
     lines = [skip.line() for skip in skipped]
-    blocks = [table.text() for table in tables] + (["\n".join(lines)] if lines else [])
-    print("\n\n".join(blocks))
-    items = "\n".join(f"- {line}" for line in lines)
-    blocks = [table.markdown() for table in tables] + ([items] if items else [])
-    markdown = "\n\n".join(blocks) + "\n"
+    texts, items = [table.text() for table in tables], [f"- {line}" for line in lines]
+    markdowns = [table.markdown() for table in tables]
+    print("\n\n".join([*texts, "\n".join(lines)] if lines else texts))
+    markdown = "\n\n".join([*markdowns, "\n".join(items)] if lines else markdowns) + "\n"
     place = options.markdown or (options.json and options.json.with_suffix(".md"))
     if place:
         write_whole(place, markdown.encode(errors="surrogateescape"))

@@ -60,7 +60,7 @@ def run_test(
 
     def save(position: int, picture: Picture) -> None:
         if on_picture is not None:
-            on_picture(stems[names[indices[position]]], picture)
+            on_picture(stems[indices[position]], picture)
 
     common: dict[str, Any] = {
         "eval_type": config.eval_type,
