@@ -85,6 +85,9 @@ def test_a_panel_holds_the_crops_and_their_errors() -> None:
     errors = panel[below, first + GAP + TILE : first + GAP + 2 * TILE]
     assert (no_error == error_colours(np.zeros((1, 1)), 1.0)[0, 0]).all()
     assert (errors != no_error).any(-1).mean() > 0.1
+    given = low[top // 4 : -(-(top + 64) // 4), left // 4 : -(-(left + 64) // 4)]
+    rows, columns = (((np.arange(TILE) + 0.5) * n / TILE).astype(int) for n in given.shape[:2])
+    assert (panel[below, -GAP - TILE : -GAP] == given[rows][:, columns]).all()
 
 
 def test_nearest_and_bicubic_come_first_with_their_psnr() -> None:

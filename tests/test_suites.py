@@ -150,6 +150,20 @@ def test_known_results_are_not_computed_again(tmp_path: Path) -> None:
     assert fresh == ["photo2.png", "photo2.png"]
 
 
+def test_another_method_leaves_known_results_alone(tmp_path: Path) -> None:
+    write_benchmark(tmp_path)
+    store, bicubic = tmp_path / "r.json", baseline_method("bicubic", CPU)
+    first = records_of(tmp_path, store, [bicubic])
+
+    def never(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        raise AssertionError("computed again")
+
+    both = [replace(bicubic, enlarge=never), baseline_method("nearest", CPU)]
+    records = records_of(tmp_path, store, both)
+    assert records[::2] == first
+    assert {record["method"] for record in records[1::2]} == {"nearest (PIL)"}
+
+
 def test_other_weights_or_precision_are_other_results(tmp_path: Path) -> None:
     path = str(save_model(tmp_path / "m.pth"))
     other = str(save_model(tmp_path / "other.pth", small_model(seed=1)))

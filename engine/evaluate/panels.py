@@ -23,22 +23,17 @@ from engine.evaluate.metrics import EvalType, psnr
 from engine.render import baselines, render_once
 from engine.render.baselines import Image
 
-Colour = tuple[int, int, int]
-SURFACE: Colour = (252, 252, 251)
-INK: Colour = (11, 11, 11)
-INK_SOFT: Colour = (82, 81, 78)
-INK_FAINT: Colour = (137, 135, 129)
-MARK: Colour = (227, 73, 72)
+SURFACE, INK, SOFT, MARK = (252, 252, 252), (11, 11, 11), (82, 82, 82), (227, 73, 72)
 # Colours of errors, from none to the largest.
 ERROR_STOPS = np.array(
-    [[252, 252, 251], [253, 219, 176], [243, 151, 92], [205, 72, 60], [122, 17, 58], [43, 5, 42]]
+    [[252, 252, 252], [253, 219, 176], [243, 151, 92], [205, 72, 60], [122, 17, 58], [43, 5, 42]]
 )
 TILE = 256  # side of a crop as it is shown, in pixels
 GAP = 16
 HEAD = 64  # height of the title
 LABEL = 54  # height of the two lines above a crop
-KEY = 82  # height of the key of the errors
-OVERVIEW = 2 * TILE + LABEL  # largest side of the whole picture as it is shown
+KEY = 120  # width of the key of the errors
+OVERVIEW = 2 * TILE + LABEL  # largest height of the whole picture as it is shown
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Sho
 
     Left: the whole truth, the crop marked. Then a column per method, its crop above its error
     (mean of the three channels' absolute differences, one colour scale for all); last the truth,
-    and below it the same part of the low-resolution picture with pixels of the same size.
+    and below it the same part of the low-resolution picture.
 
     Args:
         low: uint8 (h, w, 3).
@@ -83,7 +78,7 @@ def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Sho
     Returns:
         uint8 (height, width, 3).
     """
-    size = (truth.shape[0], truth.shape[1])
+    size = truth.shape[:2]
     scale = (size[0] / low.shape[0], size[1] / low.shape[1])
     side = min(64 if max(scale) <= 4 else 128, *size)  # larger crops show more at large scales
     # Nearest differs from everything everywhere, and would decide alone.
@@ -93,24 +88,45 @@ def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Sho
     crops = [shown.picture[window] for shown in methods]
     errors = [np.abs(crop.astype(float) - truth[window]).mean(-1) for crop in crops]
     largest = max(8.0, float(np.percentile(np.stack(errors), 99.5)))
-    overview = overview_image(truth, (top, left, side))
-    columns = len(methods) + 1
-    width = GAP + overview.width + columns * (GAP + TILE) + GAP
-    paper = PILImage.new("RGB", (width, HEAD + OVERVIEW + LABEL + GAP), SURFACE)
-    draw = ImageDraw.Draw(paper)
-    draw.text((GAP, HEAD / 2), fitted(title, 26, width - 2 * GAP), INK, font(26), anchor="lm")
     sizes = f"{low.shape[0]}x{low.shape[1]} to {size[0]}x{size[1]}"
-    put(paper, (GAP, HEAD), "whole picture", sizes, overview)
-    for number, (shown, crop, error) in enumerate(zip(methods, crops, errors, strict=True)):
-        x = 2 * GAP + overview.width + number * (GAP + TILE)
-        put(paper, (x, HEAD), shown.label, shown.figure, enlarged(crop))
+    columns = [captioned(overview(truth, (top, left, side)), "whole picture", sizes)]
+    for shown, crop, error in zip(methods, crops, errors, strict=True):
         tile = enlarged(error_colours(error, largest))
-        put(paper, (x, HEAD + LABEL + TILE), "", f"error, mean {error.mean():.1f}/255", tile)
-    x = 2 * GAP + overview.width + len(methods) * (GAP + TILE)
-    put(paper, (x, HEAD), "ground truth", f"crop {side}x{side}", enlarged(truth[window]))
-    y = HEAD + LABEL + TILE + LABEL
-    draw_error_key(paper, (x, y), largest)
-    put_low(paper, (x, y + KEY), low, (top, left, side), scale)
+        below = captioned(tile, "", f"error, mean {error.mean():.1f}/255")
+        columns.append(
+            np.concatenate([captioned(enlarged(crop), shown.label, shown.figure), below])
+        )
+    part = low[
+        int(top / scale[0]) : math.ceil((top + side) / scale[0]),
+        int(left / scale[1]) : math.ceil((left + side) / scale[1]),
+    ]
+    original = captioned(enlarged(truth[window]), "ground truth", f"crop {side}x{side}")
+    given = captioned(enlarged(part), "", f"low resolution, {part.shape[0]}x{part.shape[1]}")
+    columns.append(np.concatenate([original, given]))
+    body = np.concatenate(
+        [padded(column, OVERVIEW + LABEL + GAP, GAP) for column in columns], axis=1
+    )
+    body = np.pad(body, ((0, 0), (GAP, 0), (0, 0)), constant_values=SURFACE[0])
+    return np.concatenate([head(title, body.shape[1], largest), body])
+
+
+def padded(pixels: Image, height: int, gap: int) -> Image:
+    """Pixels with paper below them, up to a height, and to their right."""
+    below = height - pixels.shape[0]
+    return np.pad(pixels, ((0, below), (0, gap), (0, 0)), constant_values=SURFACE[0])
+
+
+def head(title: str, width: int, largest: float) -> Image:
+    """The title of a panel, and which colour is how large an error."""
+    paper = PILImage.new("RGB", (width, HEAD), SURFACE)
+    draw, x = ImageDraw.Draw(paper), width - GAP - TILE
+    title = fitted(title, 26, x - 2 * GAP - TILE / 2)
+    draw.text((GAP, HEAD / 2), title, INK, font(26), anchor="lm")
+    ramp = error_colours(np.linspace(0, largest, KEY)[None].repeat(18, axis=0), largest)
+    paper.paste(PILImage.fromarray(ramp), (x, HEAD // 2 - 9))
+    draw.rectangle((x, HEAD // 2 - 9, x + KEY - 1, HEAD // 2 + 8), outline=SOFT)
+    draw.text((x - 8, HEAD / 2), "error: 0", SOFT, font(16), anchor="rm")
+    draw.text((x + KEY + 8, HEAD / 2), f"{largest:.0f}/255 and more", SOFT, font(16), anchor="lm")
     return np.asarray(paper)
 
 
@@ -136,70 +152,38 @@ def error_colours(error: np.ndarray, largest: float) -> np.ndarray:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def overview_image(truth: Image, crop: tuple[int, int, int]) -> PILImage.Image:
-    """The whole picture, fitted into its place, the crop marked."""
+def overview(truth: Image, crop: tuple[int, int, int]) -> Image:
+    """The whole picture, fitted into its place, the crop (top, left, side) marked."""
     height, width = truth.shape[:2]
     factor = min(OVERVIEW / height, 1.5 * OVERVIEW / width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     kind = PILImage.Resampling.LANCZOS if factor < 1 else PILImage.Resampling.BICUBIC
     image = PILImage.fromarray(truth).resize(size, kind)
     top, left, side = (round(value * factor) for value in crop)
-    box = (left, top, left + side, top + side)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle([box[0] - 4, box[1] - 4, box[2] + 4, box[3] + 4], outline=SURFACE, width=2)
-    draw.rectangle([box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2], outline=MARK, width=3)
-    return image
+    for distance, colour, line in ((4, SURFACE, 2), (2, MARK, 3)):
+        start, end = (
+            (left - distance, top - distance),
+            (left + side + distance, top + side + distance),
+        )
+        ImageDraw.Draw(image).rectangle((start, end), outline=colour, width=line)
+    return np.asarray(image)
 
 
-def enlarged(pixels: Image, height: int = TILE, width: int = TILE) -> PILImage.Image:
-    """Pixels as squares, of a crop in its place where no size is given."""
+def enlarged(pixels: Image) -> Image:
+    """A crop in its place, its pixels as squares."""
     image = PILImage.fromarray(np.ascontiguousarray(pixels))
-    return image.resize((width, height), PILImage.Resampling.NEAREST)
+    return np.asarray(image.resize((TILE, TILE), PILImage.Resampling.NEAREST))
 
 
-def put(
-    paper: PILImage.Image, place: tuple[int, int], label: str, figure: str, image: PILImage.Image
-) -> None:
-    """An image with two lines above it; place is the left top of the lines."""
-    x, y = place
+def captioned(pixels: Image, label: str, figure: str) -> Image:
+    """A picture below two lines of text."""
+    height, width = pixels.shape[0], max(TILE, pixels.shape[1])
+    paper = PILImage.new("RGB", (width, LABEL + height), SURFACE)
     draw = ImageDraw.Draw(paper)
-    width = max(image.width, TILE)
-    if label:
-        draw.text((x, y), fitted(label, 19, width), INK, font(19))
-    draw.text((x, y + LABEL - 8), fitted(figure, 16, width), INK_SOFT, font(16), anchor="ls")
-    paper.paste(image, (x, y + LABEL))
-
-
-def draw_error_key(paper: PILImage.Image, place: tuple[int, int], largest: float) -> None:
-    """Which colour is how large an error."""
-    ramp = error_colours(np.linspace(0, 1, TILE)[None].repeat(20, axis=0), 1.0)
-    x, y = place
-    draw = ImageDraw.Draw(paper)
-    draw.text((x, y), "absolute error", INK_SOFT, font(16))
-    paper.paste(PILImage.fromarray(ramp), (x, y + 28))
-    draw.rectangle((x, y + 28, x + TILE - 1, y + 47), outline=INK_FAINT)
-    draw.text((x, y + 54), "0", INK_SOFT, font(15))
-    draw.text((x + TILE, y + 54), f"{largest:.0f}/255 and more", INK_SOFT, font(15), anchor="ra")
-
-
-def put_low(
-    paper: PILImage.Image,
-    place: tuple[int, int],
-    low: Image,
-    crop: tuple[int, int, int],
-    scale: tuple[float, float],
-) -> None:
-    """What the methods were given of the crop, its pixels as large as those of the truth."""
-    top, left, side = crop
-    rows = slice(int(top / scale[0]), math.ceil((top + side) / scale[0]))
-    columns = slice(int(left / scale[1]), math.ceil((left + side) / scale[1]))
-    part, pixel = low[rows, columns], max(1, TILE // side)
-    image = enlarged(part, part.shape[0] * pixel, part.shape[1] * pixel)
-    x, y = place
-    text = f"LR, {part.shape[0]}x{part.shape[1]} of it"
-    ImageDraw.Draw(paper).text((x, y), text, INK, font(16))
-    room = TILE - KEY - 26
-    paper.paste(image.crop((0, 0, min(image.width, TILE), min(image.height, room))), (x, y + 26))
+    draw.text((0, 0), fitted(label, 19, width), INK, font(19))
+    draw.text((0, LABEL - 8), fitted(figure, 16, width), SOFT, font(16), anchor="ls")
+    paper.paste(PILImage.fromarray(pixels), (0, LABEL))
+    return np.asarray(paper)
 
 
 def with_baselines(
@@ -260,7 +244,7 @@ def training_panel(
     panels = []
     for name, index in seen.items():
         low, truth = middle_pair(wrapper.fetch(index), scale, side)
-        size = (truth.shape[0], truth.shape[1])
+        size = truth.shape[:2]
         picture = to_uint8(
             render_once(low, model, size, device=device, data_norm=data_norm, precision=precision)
         )
@@ -269,11 +253,7 @@ def training_panel(
         panels.append(comparison_panel(Path(name).name, low, truth, methods))
     model.train(training)
     width = max(panel.shape[1] for panel in panels)
-    wide = [
-        np.pad(panel, ((0, 0), (0, width - panel.shape[1]), (0, 0)), constant_values=SURFACE[0])
-        for panel in panels
-    ]
-    return np.concatenate(wide)
+    return np.concatenate([padded(panel, len(panel), width - panel.shape[1]) for panel in panels])
 
 
 def middle_pair(pictures: Sequence[np.ndarray], scale: float, side: int) -> tuple[Image, Image]:
