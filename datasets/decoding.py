@@ -22,11 +22,12 @@ from utils import DataError
 
 from .files import file_errors
 from .metadata import orientation_of, pillow_resolution, profile_of, resolution_of
-from .tiff import Layout, read_layout
+from .tiff import Layout, damaged, read_layout
 
-# pyvips hands the decoders' warnings to logging; what matters comes as an exception.
-logging.getLogger("pyvips").addHandler(logging.NullHandler())
-logging.getLogger("pyvips").propagate = False
+# They hand the decoders' warnings to logging; what matters comes as an exception.
+for name in ("pyvips", "tifffile", "PIL"):
+    logging.getLogger(name).addHandler(logging.NullHandler())
+    logging.getLogger(name).propagate = False
 # Pillow prints a warning for odd tags.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # Its libtiff prints what comes as an exception too; on Windows there is no stopping it so.
@@ -258,12 +259,3 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels
-
-
-def damaged(path: Path, error: Exception) -> DataError:
-    """One line for a file that a decoder gave up on."""
-    text = str(getattr(error, "detail", error))
-    details = [line.strip() for line in text.splitlines() if line.strip()]
-    return DataError(
-        f"{path}: damaged or not supported ({details[0] if details else 'no details'})"
-    )

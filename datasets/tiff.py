@@ -6,17 +6,13 @@ the rule here, told from the tags of the first page alone; docs/files.md has it 
 
 from __future__ import annotations
 
-import logging
+import enum
 from dataclasses import dataclass
 from pathlib import Path
 
 import tifffile
 
 from utils import DataError
-
-# tifffile hands what it finds odd to logging; what matters comes as an exception.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
-logging.getLogger("tifffile").propagate = False
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3, LAB: 3}
@@ -38,8 +34,16 @@ READ = {
 JPEG = 7
 # None, three of fax machines, LZW, JPEG, deflate twice, PackBits.
 LIBVIPS_COMPRESSIONS = {1, 2, 3, 4, 5, JPEG, 8, 32946, 32773}
-UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
+ASSOCIATED, UNASSOCIATED = 1, 2
 SEPARATE_PLANES = 2
+CMYK = 1
+UNTOLD = (-1,)
+# Tags that are looked at, and what they mean where absent: bits, compression, colour model,
+# channels, planes, tile width, ink set, meaning of extra channels, kind of number, subsampling.
+ABSENT: dict[int, tuple[int, ...]] = {
+    **{258: (1,), 259: (1,), 262: UNTOLD, 277: (1,), 284: (1,), 322: UNTOLD, 332: (CMYK,)},
+    **{338: (), 339: (UNSIGNED,), 530: UNTOLD},
+}
 
 
 @dataclass(frozen=True)
@@ -59,55 +63,69 @@ class Layout:
 
 def read_layout(path: Path) -> Layout:
     """How to read a TIFF. Raises DataError for what is refused, with the reason."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            tags = {tag.code: tag.value for tag in page.tags}
-    except Exception as error:  # of damaged tags tifffile may raise nearly any exception
-        raise DataError(f"{path}: damaged or not supported ({error})") from None
-    photometric = tags.get(262)
-    bits = as_tuple(tags.get(258, 1))
-    kinds = as_tuple(tags.get(339, UNSIGNED))
-    extras = as_tuple(tags.get(338, ()))
-    compression = int(tags.get(259, 1))
+    tags = read_tags(path)
+    photometric, compression = tags[262][0], tags[259][0]
+    kind, bits, samples, extras = tags[339][0], tags[258][0], tags[277][0], tags[338]
     if photometric not in COLOURS:
-        raise refusal(path, f"its colour model {getattr(photometric, 'name', photometric)}")
-    if len(set(bits)) > 1 or len(set(kinds)) > 1:
+        raise refusal(path, f"its colour model, {name_of(tifffile.PHOTOMETRIC, photometric)}")
+    if len(set(tags[258])) > 1 or len(set(tags[339])) > 1:
         raise refusal(path, "channels of different kinds")
-    number = (kinds[0], bits[0])
-    model = photometric.name
-    if number not in READ[photometric]:
-        raise refusal(path, f"{model} of {bits[0]} bits, {NUMBERS.get(kinds[0], 'unknown')}")
+    model = name_of(tifffile.PHOTOMETRIC, photometric)
+    if (kind, bits) not in READ[photometric]:
+        raise refusal(path, f"{model} of {bits} bits, {NUMBERS.get(kind, 'unknown')}")
     colours = COLOURS[photometric]
-    more = tags.get(277, 1) - colours
-    # RGB and something that no tag explains: alpha, as everywhere.
-    alpha = more > 0 and (extras[0] in (ASSOCIATED, UNASSOCIATED) if extras else colours == 3)
+    more = samples - colours
     if more < 0 or (more > 1 and colours == 1) or (more and photometric in (PALETTE, YCBCR, LAB)):
-        raise refusal(path, f"{model} with {tags.get(277, 1)} channels")
+        raise refusal(path, f"{model} with {samples} channels")
     if ASSOCIATED in extras[1:]:
         raise refusal(path, "alpha that isn't the first channel after the colours")
-    if photometric == YCBCR and compression != JPEG and 530 not in tags:
+    if photometric == INKS and tags[332][0] != CMYK:
+        raise refusal(path, "other inks than cyan, magenta, yellow and black")
+    plain_ycbcr = photometric == YCBCR and compression != JPEG
+    if plain_ycbcr and tags[530] == UNTOLD:
         raise refusal(path, "YCBCR that doesn't say its subsampling")
     by_pillow = (
         compression not in LIBVIPS_COMPRESSIONS
         or photometric == LAB
-        or (photometric == YCBCR and compression != JPEG and tuple(tags[530]) == (1, 1))
+        or (plain_ycbcr and tags[530] == (1, 1))
         or (ASSOCIATED in extras and more > 1)
-        or (tags.get(284) == SEPARATE_PLANES and 322 in tags)
+        or (tags[284][0] == SEPARATE_PLANES and tags[322] != UNTOLD)
     )
-    if by_pillow and colours > 1 and number != (UNSIGNED, 8):
-        how = getattr(tags.get(259), "name", compression)
-        raise refusal(path, f"{model} of {bits[0]} bits stored so ({how})")
-    inverted = photometric == WHITE_IS_ZERO and (kinds[0] == FLOAT or (by_pillow and bits[0] == 16))
-    channels = None if by_pillow or photometric == PALETTE else colours + alpha
-    if photometric == INKS:
-        channels = None if by_pillow else 3 + alpha  # once they are RGB
-    return Layout(by_pillow, channels, inverted)
+    if by_pillow and colours > 1 and (kind, bits) != (UNSIGNED, 8):
+        how = name_of(tifffile.COMPRESSION, compression)
+        raise refusal(path, f"{model} of {bits} bits stored so ({how})")
+    # RGB and something that no tag explains: alpha, as everywhere.
+    alpha = more > 0 and (extras[0] in (ASSOCIATED, UNASSOCIATED) if extras else colours == 3)
+    channels = 3 + alpha if photometric == INKS else colours + alpha  # inks become RGB
+    inverted = photometric == WHITE_IS_ZERO and (kind == FLOAT or (by_pillow and bits == 16))
+    return Layout(by_pillow, None if by_pillow or photometric == PALETTE else channels, inverted)
 
 
-def as_tuple(value: object) -> tuple[int, ...]:
-    """The numbers of a tag, which stands for itself where it has only one."""
-    return tuple(map(int, value)) if isinstance(value, (tuple, list)) else (int(value),)  # type: ignore[call-overload]
+def read_tags(path: Path) -> dict[int, tuple[int, ...]]:
+    """The numbers of the tags in ABSENT, of a TIFF's first page. Raises DataError."""
+    tags = dict(ABSENT)
+    try:
+        with tifffile.TiffFile(path) as file:
+            for tag in file.pages.first.tags:
+                if tag.code in tags:
+                    value = tag.value if isinstance(tag.value, tuple) else (tag.value,)
+                    tags[tag.code] = tuple(map(int, value)) or ABSENT[tag.code]
+    except Exception as error:  # of damaged tags tifffile may raise nearly any exception
+        raise damaged(path, error) from None
+    return tags
+
+
+def name_of(names: type[enum.IntEnum], number: int) -> str:
+    """What a number in a tag is called."""
+    return names(number).name if number in list(names) else str(number)
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """One line for a file that a decoder gave up on."""
+    text = str(getattr(error, "detail", error))
+    details = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = details[0] if details else "no details"
+    return DataError(f"{path}: damaged or not supported ({reason})")
 
 
 def refusal(path: Path, what: str) -> DataError:

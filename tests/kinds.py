@@ -290,7 +290,7 @@ def tiffs_of_integers() -> Iterator[Kind]:
     turned = Image.Exif()
     turned[274] = 6
     yield Kind("orientation6.tif", saved(exif=turned), by_pillow)
-    yield Kind("no_photometric.tif", plain_tiff(None, [8], GREY.tobytes()), "colour model None")
+    yield Kind("no_photometric.tif", plain_tiff(None, [8], GREY.tobytes()), "its colour model, -1")
     stack = np.stack([GREY[..., 0], GREY[::-1, :, 0]])
     yield Kind("imagej.tif", lambda path: tifffile.imwrite(path, stack, imagej=True), GREY)
 
@@ -361,6 +361,8 @@ def tiffs_of_other_colours() -> Iterator[Kind]:
     yield Kind(
         "cmyk_alpha.tif", tiff(with_alpha, "separated", extrasamples=["unassalpha"]), RGBA, 1
     )
+    other = plain_tiff(5, [8] * 4, CMYK.tobytes(), {332: [2]})
+    yield Kind("other_inks.tif", other, "other inks than cyan")
     yield Kind("ycbcr.tif", saved(IMAGE.convert("YCbCr")), by_pillow)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "lzma", "zstd"):
         name = f"ycbcr_{compression}.tif"

@@ -597,6 +597,30 @@ def test_every_kind_of_file(kind: Kind, tmp_path: Path, capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_headers_of_every_kind(
+    tmp_path: Path, seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two bytes near the start changed: some picture of the size promised, or one line."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "a"
+    for kind in KINDS:
+        kind.make(tmp_path / kind.name)
+        content = bytearray((tmp_path / kind.name).read_bytes())
+        for place in rng.integers(0, min(len(content), 300) or 1, 2 if content else 0):
+            content[place] = rng.choice([0, 1, 2, 255, rng.integers(256)])
+        path.write_bytes(content)
+        capfd.readouterr()
+        complaint = ""
+        try:
+            photo = read_photo(path, max_pixels=10**6)
+            assert read_size(path) == photo.pixels.shape[:2], kind.name
+        except DataError as error:
+            complaint = str(error)
+        assert "\n" not in complaint
+        assert capfd.readouterr() == ("", ""), kind.name
+
+
 def test_inks_with_a_profile_become_what_it_says(tmp_path: Path) -> None:
     rgb = pyvips.Image.new_from_array(smooth(20, 30)).copy(interpretation="srgb")
     inks = rgb.icc_transform("cmyk", input_profile="srgb")  # the profile comes along
