@@ -174,16 +174,24 @@ def listed_pictures(
     return [folder / name for name in names]
 
 
-def read_split(path: Path, key: str | None) -> list[str]:
-    """The file names that a split file lists under a key."""
+def load_split(path: Path) -> dict[str, Any]:
+    """What a split file holds: by key, lists of file names, not checked yet."""
     try:
         with file_errors(path, "read"):
             content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict) or key not in content:
-        has = ", ".join(map(repr, list(content)[:8])) if isinstance(content, dict) else "no keys"
-        raise DataError(f"{path}: no key {key!r}; it has {has or 'no keys'}")
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no JSON object of lists of file names")
+    return content
+
+
+def read_split(path: Path, key: str | None) -> list[str]:
+    """The file names that a split file lists under a key."""
+    content = load_split(path)
+    if key not in content:
+        has = ", ".join(map(repr, list(content)[:8])) or "no keys"
+        raise DataError(f"{path}: no key {key!r}; it has {has}")
     names = content[key]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise DataError(f"{path}: {key!r} is no list of file names")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from utils import DataError, natural_key
 
+from .files import file_errors
 from .images import SUFFIXES, loader_of
 
 # What file managers leave behind; hidden files are passed over as well.
 LITTER = ("thumbs.db", "desktop.ini", "icon\r")
 # What tells low from high resolution at the end of a name: baby_LR, babyx2, baby_SRF_2_HR.
 ENDING = re.compile(
-    r"[\W_]*(?:x[0-9]+(?:\.[0-9]+)?[a-z]?|srf[\W_]*[0-9]+|lr(?:bi|bd|dn)?[0-9]*|[hs]r|gt|bicubic)$"
+    r"(x[0-9]+(?:\.[0-9]+)?[a-z]?|srf[\W_]*[0-9]+|lr(?:bi|bd|dn)?[0-9]*|[hs]r|gt|bicubic)[\s_.-]*$"
 )
 RESOLUTIONS = ("lr", "hr", "sr", "gt")
 WORD = re.compile(r"[0-9]+|[^\W0-9_]+|[^\w\s.-]")
@@ -49,13 +50,28 @@ def list_pictures(folder: Path) -> list[str]:
         hint = f", only other files ({', '.join(others[:4])})" if others else ""
         hint = f", only folders ({', '.join(folders[:4])})" if folders else hint
         raise DataError(f"{folder}: no images{hint}")
+    report_left_out(folder, others, len(pictures))
+    return sort_names(pictures)
+
+
+def report_left_out(place: str | Path, others: Sequence[str], pictures: int) -> None:
+    """Say in one line that files among so many pictures are none; the first of several processes.
+
+    Args:
+        place: the folder or pattern that they were found by.
+        others: their names.
+    """
     if others and os.environ.get("RANK", "0") == "0":
         print(
-            f"{folder}: {len(others)} of {len(others) + len(pictures)} files left out, "
+            f"{place}: {len(others)} of {len(others) + pictures} files left out, "
             f"for they are no images (the first: {others[0]!r})",
             file=sys.stderr,
         )
-    return sort_names(pictures)
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """Names of a folder's pictures, in no order; none where there is no folder."""
+    return scan(folder)[0] if folder.is_dir() else []
 
 
 def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
@@ -64,24 +80,21 @@ def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     Raises:
         DataError: no such folder, or one that can't be read.
     """
+    if folder.is_file():
+        raise DataError(f"{folder}: a file, not a folder")
+    if not os.path.lexists(folder):
+        raise DataError(f"{folder}: no such folder")
     pictures, others, folders = [], [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if is_hidden(entry.name):
-                    continue
-                if os.path.isdir(entry.path):
-                    folders.append(entry.name)
-                elif is_picture(Path(entry.path)):
-                    pictures.append(entry.name)
-                else:
-                    others.append(entry.name)
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no such folder") from None
-    except NotADirectoryError:
-        raise DataError(f"{folder}: a file, not a folder") from None
-    except OSError as error:
-        raise DataError(f"{folder}: can't be read ({error.strerror or error})") from None
+    with file_errors(folder, "read"), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if is_hidden(entry.name):
+                continue
+            if os.path.isdir(entry.path):
+                folders.append(entry.name)
+            elif is_picture(Path(entry.path)):
+                pictures.append(entry.name)
+            else:
+                others.append(entry.name)
     return pictures, others, folders
 
 
@@ -152,12 +165,10 @@ def name_keys(names: Sequence[str], ignore_affixes: bool) -> list[Key]:
     """
     stems = [unicodedata.normalize("NFC", Path(name).stem).casefold() for name in names]
     while True:
-        matches = [ENDING.search(stem) for stem in stems]
-        endings = {match.group() if match else "" for match in matches}
-        ending = endings.pop()
-        if endings or not ending or ending in stems:
+        matches = [match for stem in stems if (match := ENDING.search(stem)) and match.start()]
+        if len(matches) < len(stems) or len({match[1] for match in matches}) != 1:
             break
-        stems = [stem[: -len(ending)] for stem in stems]
+        stems = [match.string[: match.start()] for match in matches]
     words = [WORD.findall(stem) for stem in stems]
     if ignore_affixes:
         words = [[word for word in row if word not in RESOLUTIONS] for row in words]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datasets.listing import user_path
 from engine.runtime import Parser, run_script, say
 from scripts.preparation.celebahq import prepare_celebahq
 from scripts.preparation.low_resolution import make_low_resolution
@@ -32,33 +33,30 @@ def parse_arguments(given: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="WHAT")
     root = Parser(add_help=False)
     root.add_argument(
-        "--root", type=Path, default=Path("load"), help="data folder of the configurations: load"
+        "--root", type=user_path, default="load", help="data folder of the configurations: load"
     )
+    mirror = Parser(add_help=False)
+    mirror.add_argument("--mirror", help="address of a folder with the same archives")
     workers = Parser(add_help=False)
     workers.add_argument(
         "--workers", type=int, default=min(8, os.cpu_count() or 1), help="pictures at once"
     )
     commands.add_parser("sample", parents=[root], help="a few photographs, offline")
-    mirror = Parser(add_help=False)
-    mirror.add_argument("--mirror", help="address of a folder with the same archives")
-    div2k = commands.add_parser("div2k", parents=[root, mirror], help="DIV2K, HR and bicubic LR")
-    div2k.add_argument(
-        "--archive", type=Path, nargs="+", default=[], help="archives or folders on this disk"
-    )
-    div2k.add_argument(
-        "--parts", nargs="+", choices=DIV2K, default=DIV2K_DEFAULT, help="only these parts"
-    )
-    benchmark = commands.add_parser(
-        "benchmark", parents=[root, mirror], help="Set5, Set14, B100 and Urban100"
-    )
-    benchmark.add_argument("--archive", type=Path, help="archive or folder on this disk")
-    celebahq = commands.add_parser("celebahq", parents=[root, workers], help="CelebA-HQ's sizes")
-    celebahq.add_argument("--archive", type=Path, help="archive or folder of the 1024x1024 files")
-    celebahq.add_argument("--split", type=Path, help="a split.json to keep")
-    lr = commands.add_parser("lr", parents=[workers], help="LR pictures for any HR folder")
-    lr.add_argument("--hr", type=Path, required=True, help="folder of HR pictures")
-    lr.add_argument("--scales", type=int, nargs="+", required=True, help="whole numbers above 1")
-    lr.add_argument("--output", type=Path, help="LR_bicubic beside the HR folder")
+    add = commands.add_parser(
+        "div2k", parents=[root, mirror], help="HR and bicubic LR"
+    ).add_argument
+    add("--archive", type=user_path, nargs="+", default=[], help="archives or folders on this disk")
+    add("--parts", nargs="+", choices=DIV2K, default=DIV2K_DEFAULT, help="only these parts")
+    names = "Set5, Set14, B100 and Urban100"
+    add = commands.add_parser("benchmark", parents=[root, mirror], help=names).add_argument
+    add("--archive", type=user_path, help="archive or folder on this disk")
+    add = commands.add_parser("celebahq", parents=[root, workers], help="its sizes").add_argument
+    add("--archive", type=user_path, help="archive or folder of the 1024x1024 files")
+    add("--split", type=user_path, help="a split.json to keep")
+    add = commands.add_parser("lr", parents=[workers], help="LR for any HR folder").add_argument
+    add("--hr", type=user_path, required=True, help="folder of HR pictures")
+    add("--scales", type=int, nargs="+", required=True, help="whole numbers above 1")
+    add("--output", type=user_path, help="LR_bicubic beside the HR folder")
     return parser.parse_args(given)
 
 
@@ -66,6 +64,9 @@ def main(given: list[str] | None = None) -> None:
     arguments = parse_arguments(given)
     if getattr(arguments, "workers", 1) < 1:
         raise ConfigError(f"--workers: {arguments.workers} given; allowed: 1 or more")
+    for scale in getattr(arguments, "scales", []):
+        if scale < 2:
+            raise ConfigError(f"--scales: {scale} given; allowed: whole numbers above 1")
     if arguments.command == "sample":
         made = prepare_sample(arguments.root / "sample")
     elif arguments.command == "div2k":
@@ -79,12 +80,9 @@ def main(given: list[str] | None = None) -> None:
         folder = arguments.root / "celebAHQ"
         made = prepare_celebahq(folder, arguments.archive, arguments.split, arguments.workers)
     else:
-        for scale in arguments.scales:
-            if scale < 2:
-                raise ConfigError(f"--scales: {scale} given; allowed: whole numbers above 1")
-        output = arguments.output or arguments.hr.resolve().parent / "LR_bicubic"
+        output = arguments.output or Path(os.path.realpath(arguments.hr)).parent / "LR_bicubic"
         scales = sorted(set(arguments.scales))
-        made = bool(make_low_resolution(arguments.hr, output, scales, arguments.workers))
+        made = make_low_resolution(arguments.hr, output, scales, arguments.workers) > 0
     say("done" if made else "nothing to do")
 
 

@@ -107,7 +107,7 @@ def test_split_file(tmp_path: Path, cache: str) -> None:
         (b"{", "no JSON"),
         (b"\xff\xfe\x00", "no JSON"),
         (b"[" * 100000, "no JSON"),
-        (b"[1, 2]", "no key 'val'"),
+        (b"[1, 2]", "no JSON object"),
         (b'{"train": ["1.png"]}', "no key 'val'; it has 'train'"),
         (b"{}", "no key 'val'"),
         (b'{"val": "1.png"}', "no list"),
@@ -225,9 +225,10 @@ def test_a_truncated_image_is_named_and_the_others_stay_usable(
 
 WORDS = st.text("abcdefghij", min_size=1, max_size=5)
 NUMBERS = st.integers(0, 9999).map(str)
+OTHERS = st.sampled_from(["(1)", "+", "写真", "é!", os.fsdecode(b"caf\xe9")])
 """Own names, such as "baby", "img_001", "Canon-12-b": what two folders have in common."""
 OWN_NAMES = st.lists(
-    st.lists(WORDS | NUMBERS, min_size=1, max_size=3).map("_".join),
+    st.lists(WORDS | NUMBERS | OTHERS, min_size=1, max_size=3).map("_".join),
     min_size=2,
     max_size=7,
     unique_by=lambda name: tuple(natural_key(name.replace("_", "-"))),

@@ -1,38 +1,29 @@
-"""Pictures inside ZIP and tar archives and folders, read without trusting what they claim."""
+"""Files inside ZIP and tar archives and folders, and a place to unpack them."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import lzma
 import os
 import shutil
-import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from datasets.images import SUFFIXES
+from datasets.listing import is_hidden
 from utils import DataError
 
 MAX_FILE_BYTES = 1 << 28  # one picture of DIV2K has 5 MB, one of CelebA-HQ 2 MB
-MAX_ENTRIES = 1_000_000
-BLOCK = 1 << 20
-BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    lzma.LZMAError,
-    zlib.error,
-    struct.error,
-    UnicodeError,  # a name that claims to be UTF-8
-    EOFError,
+# What the readers raise over broken archives. A name that is no UTF-8 is a UnicodeError; archives
+# that are encrypted, or packed in a way that zipfile doesn't know, are a RuntimeError.
+UNREADABLE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, UnicodeError, RuntimeError),
 )
 
 
@@ -40,147 +31,113 @@ BROKEN = (
 class Entry:
     """One file of an archive or folder.
 
-    path: its place inside, relative, without "..".
-    open: gives a binary stream; valid until the next entry is asked for.
-    file: where it lies on disk, for folders.
+    Attributes:
+        path: its place inside.
+        size: bytes.
+        fetch: gives the file on disk: unpacked, or where it is in a folder. To be called before
+            the next entry is asked for.
     """
 
     path: PurePosixPath
     size: int
-    open: Callable[[], AbstractContextManager[IO[bytes]]]
-    file: Path | None = None
+    fetch: Callable[[], Path]
 
     @property
     def is_picture(self) -> bool:
         return self.path.name.lower().endswith(SUFFIXES)
 
 
-def entries(source: Path) -> Iterator[Entry]:
+def entries(source: Path, staging: Path) -> Iterator[Entry]:
     """The files of a ZIP or tar archive or of a folder, hidden ones left out.
 
+    Args:
+        staging: a folder that archives are unpacked in; nothing is written outside it.
+
     Raises:
-        DataError: source is missing or none of these, is broken, or holds an entry that leaves
-            the folder it is unpacked in, a link, a device, or a file of more than 256 MiB.
+        DataError: source is missing or none of these, is broken, or holds a file of more than
+            256 MiB.
     """
-    if source.is_dir():
-        found = _folder_entries(source)
-    elif not source.is_file():
-        raise DataError(f"{source}: no such file or folder")
-    elif zipfile.is_zipfile(source):
-        found = _zip_entries(source)
-    elif _is_tar(source):
-        found = _tar_entries(source)
-    else:
-        raise DataError(f"{source}: neither a ZIP nor a tar archive nor a folder")
-    count = 0
-    with _one_line_errors(source):
+    with unpacking(source):
+        if source.is_dir():
+            found = in_folder(source)
+        elif not source.is_file():
+            raise DataError(f"{source}: no such file or folder")
+        elif zipfile.is_zipfile(source):
+            found = in_zip(source, staging)
+        elif tarfile.is_tarfile(source):
+            found = in_tar(source, staging)
+        else:
+            raise DataError(f"{source}: neither a ZIP nor a tar archive nor a folder")
         for entry in found:
-            count += 1
-            if count > MAX_ENTRIES:
-                raise DataError(f"{source}: more than {MAX_ENTRIES} entries")
             if entry.size > MAX_FILE_BYTES:
                 raise DataError(f"{source}: {entry.path} has {entry.size} bytes; refused")
-            if not any(part.startswith((".", "__MACOSX")) for part in entry.path.parts):
+            if not any(map(is_hidden, entry.path.parts)):
                 yield entry
 
 
-def save(entry: Entry, target: Path, max_bytes: int = MAX_FILE_BYTES) -> int:
-    """Put an entry at `target` (a hard link where that is possible) and return its bytes.
-
-    Raises:
-        DataError: more than max_bytes come, whatever the archive announced, or it is broken.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if entry.file is not None:
-        if entry.size > max_bytes:
-            raise DataError(f"{entry.path}: more than {max_bytes} bytes")
-        with contextlib.suppress(OSError):
-            os.link(entry.file, target)
-            return entry.size
-        shutil.copyfile(entry.file, target)
-        return entry.size
-    written = 0
-    with _one_line_errors(entry.path), entry.open() as stream, open(target, "wb") as out:
-        while block := stream.read(BLOCK):
-            written += len(block)
-            if written > max_bytes:
-                raise DataError(f"{entry.path}: more than {max_bytes} bytes")
-            out.write(block)
-    if written != entry.size:
-        raise DataError(f"{entry.path}: {entry.size} bytes announced, {written} came")
-    return written
+def in_folder(source: Path) -> Iterator[Entry]:
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            inside = PurePosixPath(path.relative_to(source).as_posix())
+            yield Entry(inside, path.stat().st_size, lambda path=path: path)  # type: ignore[misc]
 
 
-def _folder_entries(folder: Path) -> Iterator[Entry]:
-    def opener(path: Path) -> Callable[[], AbstractContextManager[IO[bytes]]]:
-        return lambda: open(path, "rb")
-
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
-            if path.is_file():
-                inside = PurePosixPath(path.relative_to(folder).as_posix())
-                yield Entry(inside, path.stat().st_size, opener(path), file=path)
-
-
-def _zip_entries(source: Path) -> Iterator[Entry]:
-    def opener(info: zipfile.ZipInfo) -> Callable[[], AbstractContextManager[IO[bytes]]]:
-        return lambda: archive.open(info)
-
+def in_zip(source: Path, staging: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
-            path = _inside(source, info.filename)
-            mode = info.external_attr >> 16
-            if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise DataError(f"{source}: {info.filename} is a link or a device; refused")
-            if info.flag_bits & 1:
-                raise DataError(f"{source}: {info.filename} is encrypted")
             if not info.is_dir():
-                yield Entry(path, info.file_size, opener(info))
+
+                def fetch(info: zipfile.ZipInfo = info) -> Path:
+                    with unpacking(source):
+                        return Path(archive.extract(info, staging))
+
+                # Some programs write the separators of Windows.
+                inside = PurePosixPath(info.filename.replace("\\", "/"))
+                yield Entry(inside, info.file_size, fetch)
 
 
-def _tar_entries(source: Path) -> Iterator[Entry]:
-    def opener(info: tarfile.TarInfo) -> Callable[[], AbstractContextManager[IO[bytes]]]:
-        def open_entry() -> IO[bytes]:
-            stream = archive.extractfile(info)
-            assert stream is not None, "only regular files become entries"
-            return stream
-
-        return open_entry
-
+def in_tar(source: Path, staging: Path) -> Iterator[Entry]:
     with tarfile.open(source) as archive:
         for info in archive:
-            path = _inside(source, info.name)
-            if not (info.isfile() or info.isdir()):
-                raise DataError(f"{source}: {info.name} is a link or a device; refused")
             if info.isfile():
-                yield Entry(path, info.size, opener(info))
 
+                def fetch(info: tarfile.TarInfo = info) -> Path:
+                    with unpacking(source):
+                        archive.extract(info, staging, filter="data")
+                        return staging / tarfile.data_filter(info, str(staging)).name
 
-def _inside(source: Path, name: str) -> PurePosixPath:
-    """The entry's place, or an error where it would lie outside the folder it is unpacked in."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in name.split("/")[0] or "\0" in name:
-        raise DataError(f"{source}: {name!r} would be written outside the target folder; refused")
-    return path
-
-
-def _is_tar(source: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(source)
-    except (OSError, *BROKEN):
-        return False
+                yield Entry(PurePosixPath(info.name), info.size, fetch)
 
 
 @contextlib.contextmanager
-def _one_line_errors(what: object) -> Iterator[None]:
+def unpacking(source: Path) -> Iterator[None]:
     """What the archive readers raise over broken files, as one line that names the file."""
     try:
         yield
-    except BROKEN as error:
-        raise DataError(f"{what}: broken or incomplete ({error})") from error
-    except (NotImplementedError, RuntimeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{what}: cannot be unpacked ({error})") from error
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise DataError(f"{source}: broken, incomplete or encrypted ({error})") from error
+
+
+@contextlib.contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to unpack in, removed at the end, and what a killed run left in it before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(fetched: Path, target: Path, staging: Path) -> None:
+    """Move an unpacked file to `target`; a file of a user's folder is linked or copied instead."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if fetched.is_relative_to(staging):
+        os.replace(fetched, target)
+        return
+    try:
+        os.link(fetched, target)
+    except OSError:
+        shutil.copyfile(fetched, target)

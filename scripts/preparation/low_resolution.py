@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from datasets.files import NAME_BYTES, make_folder, write_whole
 from datasets.images import read_rgb, read_size, write_rgb
+from datasets.listing import list_pictures
 from datasets.resize import resize_matlab
 from engine.runtime import say
-from scripts.preparation.pictures import picture_names
 from utils import DataError
+
+RECORD = ".made-from.json"  # in each XS: by HR name, what `stamp` said when its picture was made
 
 
 def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: int) -> int:
     """Write output/X{scale}/{name}x{scale}.png for each picture and scale; return how many.
 
-    Those that are there already, in the right size, are left as they are. PNG, 8-bit RGB.
+    PNG, 8-bit RGB. Those that are there and still those of their HR pictures are left as they are.
+    Of an HR picture that has changed they are made again; those that were not made here and are
+    of another picture are told of and left.
 
     Raises:
         DataError: no pictures in hr, one that can't be read, two that differ in suffix alone,
             or one smaller than the scale.
     """
-    if not hr.is_dir():
-        raise DataError(f"--hr: {hr}: no such folder")
-    names = picture_names(hr)
-    if not names:
-        raise DataError(f"--hr: {hr}: no pictures in it")
-    stems = [Path(name).stem for name in names]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise DataError(f"--hr: {hr}: two pictures named {stem}")
-    for scale in scales:
-        (output / f"X{scale}").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(workers) as pool:
-        made = pool.map(lambda name: _make_one(hr / name, output, scales), names)
-        count = sum(tqdm(made, total=len(names), desc="resizing", unit="img", disable=None))
-    kept = len(names) * len(scales) - count
-    say(f"{output}: {count} pictures made" + (f", {kept} already there" if kept else ""))
-    return count
+    names = list_pictures(hr)
+    stem, count = Counter(Path(name).stem for name in names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{hr}: two pictures named {stem}")
+    folders = {scale: output / f"X{scale}" for scale in scales}
+    targets = {scale: target_paths(names, scale, folder) for scale, folder in folders.items()}
+    records = {scale: read_record(folder / RECORD) for scale, folder in folders.items()}
+    for folder in folders.values():
+        make_folder(folder)
+    done: Counter[str] = Counter()
+    strange: list[Path] = []
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            results = pool.map(lambda name: _make_one(hr / name, targets, records), names)
+            for result in tqdm(
+                results, total=len(names), desc="resizing", unit="img", disable=None
+            ):
+                done.update(outcome for outcome, _ in result)
+                strange += [target for outcome, target in result if outcome == "strange"]
+    finally:
+        for scale, folder in folders.items():
+            if records[scale] != read_record(folder / RECORD):
+                write_whole(folder / RECORD, json.dumps(records[scale], indent=0).encode())
+    kept = f", {done['kept']} already there" if done["kept"] else ""
+    say(f"{output}: {done['made']} pictures made{kept}")
+    if strange:
+        say(
+            f"{output}: {len(strange)} pictures are not made from those in {hr}, the first "
+            f"{strange[0]}; they are left as they are, and made when they are removed"
+        )
+    return done["made"]
 
 
 def low_resolution(pixels: np.ndarray, scale: int) -> np.ndarray:
@@ -50,21 +73,59 @@ def low_resolution(pixels: np.ndarray, scale: int) -> np.ndarray:
     return resize_matlab(pixels[: height * scale, : width * scale], (height, width))
 
 
-def _make_one(path: Path, output: Path, scales: Sequence[int]) -> int:
-    count = 0
+def target_paths(names: Sequence[str], scale: int, folder: Path) -> dict[str, Path]:
+    """The LR file of each HR name: with the scale at the end, unless one gets too long by it."""
+    for ending in (f"x{scale}.png", ".png"):
+        targets = {name: Path(name).stem + ending for name in names}
+        if all(len(os.fsencode(target)) <= NAME_BYTES for target in targets.values()):
+            break
+    return {name: folder / target for name, target in targets.items()}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What an earlier run wrote; nothing where it was none, or the file is spoilt."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def stamp(path: Path) -> list[int]:
+    """Changes when a file is replaced, also by one of the same size and time."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _make_one(
+    path: Path, targets: dict[int, dict[str, Path]], records: dict[int, dict[str, Any]]
+) -> list[tuple[str, Path]]:
+    """Write the LR files of one HR picture that are missing or of an older one.
+
+    Returns:
+        Of each scale what was done, "made", "kept" or "strange", and the LR file.
+    """
+    outcomes = []
     pixels: np.ndarray | None = None
     height, width = read_size(path)
-    for scale in scales:
+    now = stamp(path)
+    for scale, record in records.items():
         if min(height, width) < scale:
             raise DataError(f"{path}: {height}x{width} pixels, too small for scale {scale}")
-        target = output / f"X{scale}" / f"{path.stem}x{scale}.png"
-        if _has_size(target, height // scale, width // scale):
-            continue
-        if pixels is None:
-            pixels = read_rgb(path)
-        write_rgb(target, low_resolution(pixels, scale))
-        count += 1
-    return count
+        target = targets[scale][path.name]
+        there = _has_size(target, height // scale, width // scale)
+        outcome = "kept"
+        if not there or record.get(path.name) != now:
+            pixels = read_rgb(path) if pixels is None else pixels
+            small = low_resolution(pixels, scale)
+            if not there or not np.array_equal(read_rgb(target), small):
+                outcome = "strange" if there and path.name not in record else "made"
+        if outcome == "made":
+            write_rgb(target, small)
+        if outcome != "strange":
+            record[path.name] = now
+        outcomes.append((outcome, target))
+    return outcomes
 
 
 def _has_size(path: Path, height: int, width: int) -> bool:

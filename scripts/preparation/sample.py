@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.images import read_rgb, write_rgb
+from datasets.listing import pictures_in
 from engine.runtime import say
-from scripts.preparation.pictures import picture_names
 from utils import DataError
 
 # Sharp photographs; all are in the public domain or under CC0. The two motorcycles are one scene
@@ -47,7 +47,7 @@ def prepare_sample(folder: Path) -> bool:
         (folder / part).mkdir(parents=True, exist_ok=True)
         new = sum(_write(source / name, folder / part, cut=part == "train") for name in names)
         made += new
-        have = len(picture_names(folder / part))
+        have = len(pictures_in(folder / part))
         say(f"{folder / part}: {have} pictures" + ("" if new else ", already there"))
     return made > 0
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from datasets.listing import pictures_in
 from engine.runtime import say
 from engine.weights.download import download
-from scripts.preparation.archives import entries, save
-from scripts.preparation.pictures import picture_names
+from scripts.preparation.archives import entries, place, staging_folder
 from utils import DataError
 
 GIB = 1 << 30
-DIV2K_URL = "http://data.vision.ee.ethz.ch/cvl/DIV2K/"
+# What browsers add to the name of a file that they have fetched before: "X (1).zip", "X-1.zip".
+RENAMED = re.compile(r"(?i)(?:copy of )?(.+?)(?: - copy)?(?:[ _-]*\([0-9]+\)|-[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -35,53 +36,51 @@ class Folder:
 class Source:
     """An archive and the folders it fills.
 
-    size, sha256: bytes and checksum of the archive, where they are known.
-    max_bytes: what its pictures may have together; more is refused.
+    Attributes:
+        site: address of the folder that it is published in.
+        max_bytes: what its pictures may have together; more is refused.
+        size, sha256: bytes and checksum of the archive, where they are known.
     """
 
     name: str
-    url: str
+    site: str
     folders: tuple[Folder, ...]
     max_bytes: int
     size: int | None = None
     sha256: str | None = None
 
+    def is_named(self, path: Path) -> bool:
+        """Whether a file or folder is named like the archive, perhaps renamed by a browser."""
+        match = RENAMED.fullmatch(path.resolve().name.split(".")[0])
+        return match is not None and match[1].lower() == self.name.split(".")[0].lower()
 
-def _div2k(
-    name: str, folder: str, count: int, size: int | None = None, sha256: str | None = None
-) -> Source:
-    folders = (Folder(f"div2k/{folder}", count),)
-    return Source(f"{name}.zip", f"{DIV2K_URL}{name}.zip", folders, 8 * GIB, size, sha256)
+
+def _div2k(name: str, size: int | None = None, sha256: str | None = None) -> Source:
+    folder = Folder(f"div2k/{name.replace('_X', '/X')}", 800 if "train" in name else 100)
+    site = "http://data.vision.ee.ethz.ch/cvl/DIV2K"
+    return Source(f"{name}.zip", site, (folder,), 8 * GIB, size, sha256)
 
 
 DIV2K = {
     "train-hr": _div2k(
         "DIV2K_train_HR",
-        "DIV2K_train_HR",
-        800,
         3530603713,
         "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
     ),
     "valid-hr": _div2k(
         "DIV2K_valid_HR",
-        "DIV2K_valid_HR",
-        100,
         448993893,
         "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
     ),
     "valid-lr-x2": _div2k(
         "DIV2K_valid_LR_bicubic_X2",
-        "DIV2K_valid_LR_bicubic/X2",
-        100,
         117763600,
         "60eed9875c697df51204aa579e2a699e1d5215095788a097ff54dd17e2664d57",
     ),
-    "valid-lr-x3": _div2k("DIV2K_valid_LR_bicubic_X3", "DIV2K_valid_LR_bicubic/X3", 100),
-    "valid-lr-x4": _div2k("DIV2K_valid_LR_bicubic_X4", "DIV2K_valid_LR_bicubic/X4", 100),
+    "valid-lr-x3": _div2k("DIV2K_valid_LR_bicubic_X3"),
+    "valid-lr-x4": _div2k("DIV2K_valid_LR_bicubic_X4"),
     "train-lr-x2": _div2k(
         "DIV2K_train_LR_bicubic_X2",
-        "DIV2K_train_LR_bicubic/X2",
-        800,
         925390592,
         "a53a424317575838dadce4bcd97cf7b744d6855f43740ed5f0245af3cf4bd850",
     ),
@@ -91,7 +90,7 @@ DIV2K_DEFAULT = tuple(part for part in DIV2K if part != "train-lr-x2")
 
 BENCHMARK = Source(
     "benchmark.tar",
-    "https://cv.snu.ac.kr/research/EDSR/benchmark.tar",
+    "https://cv.snu.ac.kr/research/EDSR",
     tuple(
         Folder(f"benchmark/{name}/{kind}", count)
         for name, count in (("Set5", 5), ("Set14", 14), ("B100", 100), ("Urban100", 100))
@@ -111,22 +110,28 @@ def prepare(
         mirror: address of a folder that holds the archive, instead of the published one.
 
     Raises:
-        DataError: the archive can't be had, is broken or unsafe, or doesn't hold what it should.
+        DataError: the archive can't be had, is broken, or doesn't hold what it should.
     """
-    missing = [folder for folder in source.folders if not _is_whole(folder, root)]
+    missing = []
     for folder in source.folders:
-        if folder not in missing:
+        if len(pictures_in(root / folder.path)) != folder.count:
+            missing.append(folder)
+        else:
             say(f"{root / folder.path}: {folder.count} pictures, already there")
     if not missing:
         return False
     fetched = None
     if archive is None:
-        url = source.url if mirror is None else f"{mirror.rstrip('/')}/{source.name}"
+        url = f"{(mirror or source.site).rstrip('/')}/{source.name}"
         fetched = root / "downloads" / source.name
         say(f"{source.name}: fetching {url}")
         archive = download(url, fetched, size=source.size, sha256=source.sha256)
     say(f"{source.name}: unpacking {archive}")
-    _unpack(source, archive, missing, root)
+    top = root / PurePosixPath(missing[0].path).parts[0]
+    with staging_folder(top / f".unpacking-{source.name}") as staging:
+        _unpack(source, archive, missing, staging)
+        for folder in missing:
+            _put_in_place(folder, staging, root)
     for folder in missing:
         say(f"{root / folder.path}: {folder.count} pictures")
     if fetched is not None:
@@ -140,14 +145,14 @@ def find_owned(source: Source, owned: Sequence[Path]) -> Path | None:
     That is one named like the source's archive, with or without the suffix; or a folder that
     holds such a one; or a folder that holds the source's own folders, as `load/div2k` does.
     """
-    stem = source.name.split(".")[0]
     for path in owned:
-        if path.resolve().name.split(".")[0] == stem:
+        if source.is_named(path):
             return path
         if not path.is_dir():
             continue
-        for inside in (path / source.name, path / stem):
-            if inside.exists():
+        suffix = PurePosixPath(source.name).suffix
+        for inside in sorted(path.iterdir()):  # not what a browser is still fetching, ".zip.part"
+            if source.is_named(inside) and (inside.is_dir() or inside.suffix.lower() == suffix):
                 return inside
         if all(path.joinpath(*folder.inside).is_dir() for folder in source.folders):
             single = len(source.folders) == 1
@@ -155,55 +160,39 @@ def find_owned(source: Source, owned: Sequence[Path]) -> Path | None:
     return None
 
 
-def _is_whole(folder: Folder, root: Path) -> bool:
-    return len(picture_names(root / folder.path)) == folder.count
-
-
-def _unpack(source: Source, archive: Path, missing: Sequence[Folder], root: Path) -> None:
-    """Put the pictures of the missing folders in place; nothing is left behind on failure."""
-    staging = root / PurePosixPath(source.folders[0].path).parts[0] / f".unpacking-{source.name}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        _stage(source, archive, missing, staging)
-        for folder in missing:
-            found = len(picture_names(staging / folder.path))
-            if found != folder.count:
-                raise DataError(
-                    f"{archive}: {found} pictures for {folder.path}, {folder.count} expected"
-                )
-        for folder in missing:
-            target = root / folder.path
-            target.mkdir(parents=True, exist_ok=True)
-            for name in picture_names(staging / folder.path):
-                os.replace(staging / folder.path / name, target / name)
-            found = len(picture_names(target))
-            if found != folder.count:
-                raise DataError(
-                    f"{target}: {found} pictures, {folder.count} expected; "
-                    "remove those that are not part of the data set"
-                )
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _stage(source: Source, archive: Path, missing: Sequence[Folder], staging: Path) -> None:
-    left = min(source.max_bytes, shutil.disk_usage(staging).free)
-    for entry in entries(archive):
-        if not entry.is_picture:
-            continue
-        folder = _folder_of(entry.path, source, missing)
+def _unpack(source: Source, archive: Path, missing: Sequence[Folder], staging: Path) -> None:
+    """Put the pictures of the missing folders below staging, and count them."""
+    left = source.max_bytes
+    for entry in entries(archive, staging / "archive"):
+        folder = _folder_of(entry.path, source, missing) if entry.is_picture else None
         if folder is None:
             continue
         target = staging / folder.path / entry.path.name
         if target.exists():
             raise DataError(f"{archive}: two pictures named {entry.path.name} for {folder.path}")
-        if entry.size > left:
+        left -= entry.size
+        if left < 0:
+            raise DataError(f"{archive}: its pictures need more than {source.max_bytes} bytes")
+        place(entry.fetch(), target, staging)
+    for folder in missing:
+        found = len(pictures_in(staging / folder.path))
+        if found != folder.count:
             raise DataError(
-                f"{archive}: its pictures need more than the {source.max_bytes} bytes that they "
-                f"may have or than the disk has free"
+                f"{archive}: {found} pictures for {folder.path}, {folder.count} expected"
             )
-        left -= save(entry, target, max_bytes=entry.size)
+
+
+def _put_in_place(folder: Folder, staging: Path, root: Path) -> None:
+    target = root / folder.path
+    target.mkdir(parents=True, exist_ok=True)
+    for name in pictures_in(staging / folder.path):
+        os.replace(staging / folder.path / name, target / name)
+    found = len(pictures_in(target))
+    if found != folder.count:
+        raise DataError(
+            f"{target}: {found} pictures, {folder.count} expected; "
+            "remove those that are not part of the data set"
+        )
 
 
 def _folder_of(path: PurePosixPath, source: Source, missing: Sequence[Folder]) -> Folder | None:
