@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, features
 from utils import DataError
 
 from .files import file_errors
-from .metadata import orientation_of, pillow_resolution, profile_of, resolution_of
+from .metadata import ORIENTATION, field_of, pillow_resolution, resolution_of
 from .tiff import Layout, damaged, read_layout
 
 # They hand the decoders' warnings to logging; what matters comes as an exception.
@@ -53,6 +53,7 @@ READ = "PNG, JPEG, TIFF, WebP, GIF, AVIF, HEIC, BMP, PPM and JPEG 2000"
 PILLOW_FORMATS = ("BMP", "PPM", "JPEG2000", "TIFF", "AVIF")
 HEIF_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 STRIP_ROWS = 256
+SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 # The second: a name that can't be handed on.
 LIBVIPS_ERRORS = (pyvips.Error, UnicodeError)
 DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
@@ -131,9 +132,9 @@ def open_by_libvips(path: Path, loader: str, layout: Layout | None) -> Picture:
         image = load(os.fsencode(path), access="sequential", fail_on="error")
     except LIBVIPS_ERRORS as error:
         raise damaged(path, error) from None
-    icc = profile_of(image)
+    icc = field_of(image, "icc-profile-data")
     has_inks = image.interpretation == "cmyk"
-    orientation = orientation_of(image)
+    orientation = field_of(image, "orientation", 1)  # may be any number
 
     def decode() -> np.ndarray:
         try:
@@ -149,9 +150,9 @@ def open_by_libvips(path: Path, loader: str, layout: Layout | None) -> Picture:
         return upright(plain_channels(path, pixels, layout), orientation)
 
     size, dpi = (image.height, image.width), resolution_of(image)
-    if orientation >= 5:
+    if orientation in SWAPPED:
         size, dpi = size[::-1], dpi and dpi[::-1]
-    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    pages = field_of(image, "n-pages", 1)
     return Picture(size, decode, None if has_inks else icc, dpi, pages, image)
 
 
@@ -184,7 +185,7 @@ def open_by_pillow(path: Path, layout: Layout | None) -> Picture:
             width, height = opened.size
             if opened.format == "TIFF":  # some releases of Pillow give the upright size already
                 width, height = opened.tag_v2[256], opened.tag_v2[257]
-            orientation = opened.getexif().get(0x0112, 1)
+            orientation = opened.getexif().get(ORIENTATION)
             dpi = pillow_resolution(opened)
             pages = getattr(opened, "n_frames", 1)
             icc = None if opened.mode in ("CMYK", "LAB") else opened.info.get("icc_profile")
@@ -200,7 +201,7 @@ def open_by_pillow(path: Path, layout: Layout | None) -> Picture:
         return plain_channels(path, pixels, layout)
 
     size = (height, width)
-    if orientation in range(5, 9):
+    if orientation in SWAPPED:
         size, dpi = size[::-1], dpi and dpi[::-1]
     return Picture(size, decode, icc, dpi, pages, None)
 
@@ -252,7 +253,7 @@ def inks_to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """A view of pixels (H, W, C) turned as EXIF orientation says."""
-    if orientation >= 5:
+    if orientation in SWAPPED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]

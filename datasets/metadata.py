@@ -7,6 +7,7 @@ pictures in APNG and MPO.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyvips
 from PIL import Image
@@ -36,14 +37,14 @@ def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, byt
     """
     found: dict[str, bytes | str] = {}
     frames = 1
-    counted = image is not None and image.get_typeof("n-pages") != 0
+    fields: list[str] = []
     if image is not None:
         fields = image.get_fields()
-        names = [name for name in fields if name in BLOCKS or name.startswith(COMMENT)]
-        found = {name: image.get(name) for name in names}
+        kept = [name for name in fields if name in BLOCKS or name.startswith(COMMENT)]
+        found = {name: image.get(name) for name in kept}
     try:
         with Image.open(path) as opened:
-            frames = 1 if counted else getattr(opened, "n_frames", 1)
+            frames = 1 if "n-pages" in fields else getattr(opened, "n_frames", 1)
             for name, content in pillow_metadata(opened).items():
                 found.setdefault(name, content)
     except Exception:  # Pillow can't read it, and may say so by nearly any exception
@@ -88,23 +89,17 @@ def upright_exif(block: bytes) -> bytes | None:
         return None
 
 
-def orientation_of(image: pyvips.Image) -> int:
-    """EXIF orientation, 1 to 8."""
-    value = image.get("orientation") if image.get_typeof("orientation") else 1
-    return value if value in range(1, 9) else 1
-
-
-def profile_of(image: pyvips.Image) -> bytes | None:
-    """The ICC profile, as it stands in the file."""
-    return image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
+def field_of(image: pyvips.Image, name: str, absent: Any = None) -> Any:
+    """What libvips has found in a file under a name."""
+    return image.get(name) if image.get_typeof(name) else absent
 
 
 def resolution_of(image: pyvips.Image) -> tuple[float, float] | None:
     """Pixels per inch along (rows, columns); libvips gives most files that don't say 1 per mm."""
     per_mm = image.yres, image.xres
     if per_mm == NO_RESOLUTION:
-        loader = image.get("vips-loader") if image.get_typeof("vips-loader") else ""
-        if loader == "pngload" or (loader == "tiffload" and image.get_typeof("resolution-unit")):
+        loader, unit = (field_of(image, name) for name in ("vips-loader", "resolution-unit"))
+        if loader == "pngload" or (loader == "tiffload" and unit is not None):
             return MM_PER_INCH, MM_PER_INCH  # these say so
         per_mm = exif_resolution_of(image)
     if per_mm == NO_RESOLUTION or not all(0 < value < 1e6 for value in per_mm):

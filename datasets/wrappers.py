@@ -104,11 +104,9 @@ class Wrapper:
 
     def check_pictures(self, count: int) -> None:
         if count != self.pictures:
-            wanted = (
-                "a data set of pairs" if self.pictures == 2 else "a data set of single pictures"
-            )
+            wanted = "pairs" if self.pictures == 2 else "single pictures"
             raise ConfigError(
-                f"{type(self).__name__}: needs {wanted}; "
+                f"{type(self).__name__}: needs a data set of {wanted}; "
                 f"{type(self.dataset).__name__} gives {count} per item"
             )
 
