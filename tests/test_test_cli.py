@@ -15,6 +15,7 @@ import yaml
 
 from datasets.images import read_rgb, write_rgb
 from datasets.resize import resize_pil
+from tests.commands import Commands
 from tests.small import HALF, photograph, run, save_model, small_model, write_benchmark
 from tests.test_suites import suite_command
 
@@ -45,11 +46,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_last_line_is_the_result(place: Path) -> None:
-    """As a real command."""
-    result = suite_command("--config", "c.yaml", "--model", "m.pth", "--json", "r.json", cwd=place)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+def test_the_last_line_is_the_result(place: Path, commands: Commands) -> None:
+    arguments = ["--config", "c.yaml", "--model", "m.pth", "--json", "r.json"]
+    result = commands.run("test.py", *arguments, folder=place)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
     content = json.loads((place / "r.json").read_text())
     assert lines[-1] == f"result: {content['psnr']:.4f}"
     assert [image["name"] for image in content["images"]] == [f"photo{n}.png" for n in (1, 2, 3)]
