@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,38 @@ def test_our_own_bugs_keep_their_traceback(root: Path) -> None:
     )
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_scripts_run_on_systems_that_are_not_posix(root: Path, folder: Path) -> None:
+    """Without fcntl, resource, SIGCHLD and the like: training says what it can't promise."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(root)!r})
+import torch, torch.utils.data, multiprocessing.pool
+sys.modules.update(fcntl=None, resource=None)
+for module, names in ((os, ["sched_getaffinity", "uname"]), (signal, ["SIGCHLD", "SIGBUS"])):
+    for name in names:
+        delattr(module, name)
+import demo, test, train_liif
+
+def run(main, *arguments):
+    sys.argv = ["script", *arguments]
+    assert main() == 0
+
+run(train_liif.main, "--config", "tiny.yaml", "--set", "epoch_max=1")
+model = "save/_tiny/epoch-last.pth"
+run(demo.main, "--input", "pictures/0.png", "--scale", "2", "--model", model, "--output", "0.png")
+run(test.main, "--suite", "pictures", "--scales", "2", "--lr", "matlab", "--model", model)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "save/_tiny: can't be locked" in done.stderr
+    assert (folder / "0.png").exists()
+    assert "results in" in done.stdout
