@@ -55,10 +55,10 @@ def main() -> int:
     try:
         config = read_train_config(arguments.config, arguments.overrides)
         path = Path("save") / run_name(arguments.config, arguments.name, arguments.tag)
-        count = distributed.process_count()
+        count = distributed.this_process().count
         per_process(config.train_dataset.batch_size, count, config.accumulate)
     except ConfigError as error:
-        if distributed.process_rank() > 0:  # the first process reports it
+        if not distributed.this_process().is_main:  # which reports it
             return error.exit_code
         raise
     if distributed.wants_launch(arguments.gpu):

@@ -24,7 +24,7 @@ from utils import ConfigError, DataError, UserError
 TIMEOUT = timedelta(minutes=15)
 # Exit codes of ends that the process itself has told of: see `runtime.run_script` and `signals`.
 SPOKEN = (1, 2, 130, 143)
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Socket")
+LOST_PEER = ("gloo/transport", "NCCL")  # where their errors are plain RuntimeErrors
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,6 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
-    def broadcast_from_main(self, make: Callable[[], Any]) -> Any:
-        """What the main process makes, on every process. Its failure ends all; it reports it."""
-        if self.count == 1:
-            return make()
-        outcome: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                outcome[0] = make()
-            except (ConfigError, DataError) as error:
-                outcome[1] = error
-        dist.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            self.raise_once(outcome[1])
-        return outcome[0]
-
     def all_or_none(self, make: Callable[[], Any]) -> Any:
         """What `make` makes on this process. An error on any ends all, and one reports it."""
         if self.count == 1:
@@ -84,24 +69,21 @@ class Processes:
             raise failures[reporter] if own else SystemExit(failures[reporter].exit_code)
         return made
 
+    def broadcast_from_main(self, make: Callable[[], Any]) -> Any:
+        """Return on every process what `make` returns on the main one; errors as `all_or_none`."""
+        made = [self.all_or_none(lambda: make() if self.is_main else None)]
+        if self.count > 1:
+            dist.broadcast_object_list(made)
+        return made[0]
+
     def raise_once(self, error: UserError) -> NoReturn:
         """Raise an error that all processes have met; only the main process reports it."""
         raise error if self.is_main else SystemExit(error.exit_code)
 
 
-def process_count() -> int:
-    """How many processes torchrun has started for this run; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def process_rank() -> int:
-    """Which of them this is; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def this_process() -> Processes:
-    """This process among those that torchrun has started."""
-    return Processes(process_rank(), process_count())
+    """This process among those that torchrun has started; the only one without it."""
+    return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def start(gpu: str | None) -> tuple[Processes, torch.device]:
@@ -180,18 +162,9 @@ def parallel(model: nn.Module, device: torch.device, count: int, accumulate: int
     )
 
 
-def peer_problem(error: RuntimeError, advice: str) -> DataError | None:
-    """The one line for a process that ends because another one has; None for other errors."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return None
-    if not isinstance(error, dist.DistError) and not any(s in str(error) for s in LOST_PEER):
-        return None
-    return DataError(f"another process of this run has ended; {advice}")
-
-
 @contextlib.contextmanager
 def lost_peers(advice: str) -> Iterator[None]:
-    """Turns what another process's end raises here into one line, with what can be done then.
+    """Tell in one line, with what can be done, of errors here that another process's end caused.
 
     Raises:
         DataError: another process has ended; other errors pass.
@@ -201,10 +174,10 @@ def lost_peers(advice: str) -> Iterator[None]:
     except UserError:
         raise
     except RuntimeError as error:
-        problem = peer_problem(error, advice)
-        if problem is None:
+        lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in LOST_PEER)
+        if not lost or not dist.is_initialized():
             raise
-        raise problem from error
+        raise DataError(f"another process of this run has ended; {advice}") from error
 
 
 def wants_launch(gpu: str | None) -> bool:

@@ -34,7 +34,7 @@ class UserError(Exception):
 
 
 def may_raise(place: str) -> None:
-    where, what, *rank = os.environ.get("USER_ERROR", ":").split(":")
+    where, what, *rank = (os.environ.get("USER_ERROR") or ":").split(":")
     if where != place or (rank and rank != [os.environ.get("RANK")]):
         return
     Path("raised").touch()

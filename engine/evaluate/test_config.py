@@ -16,7 +16,8 @@ from engine.distributed import Processes
 from engine.evaluate.evaluate import Evaluation, Picture, evaluate, evaluate_baseline
 from engine.evaluate.metrics import EvalType
 from engine.evaluate.suite_figures import file_stems
-from engine.loader import VAL_ITEMS, Drawn, Key, Loader, default_workers
+from engine.loader import VAL_ITEMS, Drawn, Key
+from engine.workers import Loader, default_workers
 
 LR_ORIGINS = {
     "sr-implicit-paired": "as supplied",

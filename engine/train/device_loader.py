@@ -11,7 +11,8 @@ import torch
 from datasets.device_batches import DeviceBatches
 from datasets.transforms import Plan
 from datasets.wrappers import Wrapper
-from engine.loader import SIZES_DIFFER, Batches, Key, Loader
+from engine.loader import SIZES_DIFFER, Batches, Key
+from engine.workers import Loader
 from utils import DataError
 
 

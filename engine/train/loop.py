@@ -16,7 +16,7 @@ from tqdm import tqdm
 from engine.config import Norm
 from engine.evaluate.evaluate import evaluate
 from engine.evaluate.panels import training_panel
-from engine.loader import LostWorker, share
+from engine.loader import share
 from engine.normalisation import normalise
 from engine.runtime import autocast, say
 from engine.train.lr_schedule import learning_rate
@@ -24,6 +24,7 @@ from engine.train.monitor import Throughput, peak_memory
 from engine.train.run import TENSORS, Outputs, Run, StepReport, refuse_step, save
 from engine.train.run_folder import BEST, LAST
 from engine.train.signals import Stopped
+from engine.workers import LostWorker
 from utils import DataError, time_text
 
 MOST_PANELS = 50  # pictures are large, and runs long
