@@ -7,44 +7,30 @@ python demo.py --input in.png --scale 4
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch
-from torch import nn
+import numpy as np
 from tqdm import tqdm
 
 import utils
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, Photo, read_photo
 from engine import distributed
 from engine.distributed import Processes
-from engine.render.baselines import check_baseline
+from engine.render import ContinuousImage
+from engine.render.baselines import Resized, check_baseline
 from engine.render.jobs import OUTPUT, Job, plan_jobs, share
-from engine.render.photo import Painter, Request, baseline_painter, compare, enlarge, model_painter
-from engine.render.video import (
-    FORMATS,
-    by_model,
-    by_resizing,
-    check_film,
-    film_pixels,
-    frames_of,
-    plan_film,
-    write_film,
-)
-from engine.runtime import (
-    PRECISIONS,
-    Parser,
-    run_script,
-    say,
-    settle_precision,
-)
+from engine.render.photo import Represent, compare, enlarge, find_grid
+from engine.render.video import FORMATS, check_film, film_pixels, frames_of, plan_film, write_film
+from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import DEFAULT, load_model
+from models.protocol import implicit
 from utils import ConfigError, DataError, UserError
 
 PATIENCE = timedelta(days=30)  # a process that has rendered its share waits for the others
@@ -150,24 +136,22 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """A model where it is to run, and what it is called."""
-
-    model: nn.Module
-    device: torch.device
-    precision: str
-    name: str
-
-
-def read_decoder(options: argparse.Namespace, processes: Processes) -> Decoder | None:
-    """The model asked for, on this process's device; none where a baseline is."""
+def find_method(options: argparse.Namespace, processes: Processes) -> tuple[Represent, str]:
+    """What makes of a photograph's pixels something to render, and what it is called."""
     if options.baseline is not None:
-        return None
+        return functools.partial(Resized, name=options.baseline), options.baseline
     device = distributed.own_device(options.gpu, processes)
     precision = settle_precision(device, options.precision)
     model = load_model(options.model, device, options.raw_weights)
-    return Decoder(model, device, precision, Path(options.model or DEFAULT).stem)
+    if implicit(model).halo is None:
+        say("this model's features depend on the whole picture: encoded in one piece")
+
+    def represent(pixels: np.ndarray) -> ContinuousImage:
+        return ContinuousImage.represent(
+            pixels, model, device=device, precision=precision, keep_features=False
+        )
+
+    return represent, Path(options.model or DEFAULT).stem
 
 
 def read_first(path: Path, max_pixels: int) -> Photo:
@@ -184,24 +168,19 @@ def render_film(options: argparse.Namespace) -> None:
     jobs, several = plan_jobs(options.input, options.zoom_video, FORMATS)
     if several:
         raise ConfigError("--zoom-video: several photographs given; allowed: one")
-    decoder = read_decoder(options, Processes())
+    represent, _ = find_method(options, Processes())
     photo = read_first(jobs[0].source, options.max_pixels)
     pixels = film_pixels(photo.pixels)
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
-    if decoder is None:
-        enlarge_frame = by_resizing(pixels)
-    else:
-        enlarge_frame = by_model(decoder.model, decoder.device, decoder.precision, pixels, film)
     with tqdm(desc=path.name, total=len(film.boxes), unit="frame", disable=None) as bar:
-        write_film(path, frames_of(pixels, film, enlarge_frame, bar.update))
+        write_film(path, frames_of(pixels, film, represent(pixels), bar.update))
 
 
-def render_one(
-    job: Job, request: Request, painter: Painter, name: str, options: argparse.Namespace
-) -> None:
+def render_one(job: Job, represent: Represent, name: str, options: argparse.Namespace) -> None:
     """Read one photograph and write its result, with a bar of the pixels done and to do."""
     photo = read_first(job.source, options.max_pixels)
-    grid = request.grid((photo.pixels.shape[0], photo.pixels.shape[1]))
+    size = (photo.pixels.shape[0], photo.pixels.shape[1])
+    grid = find_grid(size, options.resolution, options.scale, options.box)
     with tqdm(
         desc=job.source.name,
         total=grid.height * grid.width,
@@ -210,47 +189,29 @@ def render_one(
         disable=None,  # no bar where standard error is no terminal
     ) as bar:
         if options.compare:
-            compare(photo, job, grid, painter, ("bicubic", name), bar.update)
+            compare(photo, job, grid, represent, ("bicubic", name), bar.update)
         else:
-            enlarge(photo, job, grid, painter, bar.update)
+            enlarge(photo, job, grid, represent, bar.update)
 
 
-@dataclass(frozen=True)
-class Work:
-    """All there is to render, and what renders it."""
-
-    jobs: list[Job]
-    several: bool
-    painter: Painter
-    name: str
-
-
-def plan_work(options: argparse.Namespace, processes: Processes) -> Work:
-    jobs, several = plan_jobs(options.input, options.output, WRITTEN_SUFFIXES)
-    decoder = read_decoder(options, processes)
-    if decoder is None:
-        return Work(jobs, several, baseline_painter(options.baseline), options.baseline)
-    painter = model_painter(decoder.model, decoder.device, decoder.precision)
-    return Work(jobs, several, painter, decoder.name)
-
-
-def render_share(work: Work, options: argparse.Namespace) -> tuple[int, list[UserError]]:
+def render_share(
+    jobs: Sequence[Job], several: bool, represent: Represent, name: str, options: argparse.Namespace
+) -> tuple[int, list[UserError]]:
     """Render this process's share of the photographs; those whose result is there are skipped.
 
     Returns:
         How many were skipped, and what kept others from being rendered.
     """
-    request = Request(options.resolution, options.scale, options.box)
     skipped, errors = 0, []
-    for job in share(work.jobs):
-        if work.several and job.target.exists() and not options.overwrite:
+    for job in share(jobs):
+        if several and job.target.exists() and not options.overwrite:
             skipped += 1
             continue
         try:
-            render_one(job, request, work.painter, work.name, options)
+            render_one(job, represent, name, options)
         except UserError as error:  # the other photographs can still be rendered
             message = str(error)
-            if work.several:
+            if several:
                 named = str(job.source) in message
                 say(f"error: {message}" if named else f"error: {job.source}: {message}")
             errors.append(type(error)(message))  # the one caught holds on to its pixels
@@ -262,21 +223,26 @@ def render_all(options: argparse.Namespace, processes: Processes) -> None:
 
     Before that none ends on an error: torchrun would end the others, their work unfinished.
     """
-    work = processes.all_or_none(lambda: plan_work(options, processes))
-    parts = processes.gather(render_share(work, options))
+    (jobs, several), (represent, name) = processes.all_or_none(
+        lambda: (
+            plan_jobs(options.input, options.output, WRITTEN_SUFFIXES),
+            find_method(options, processes),
+        )
+    )
+    parts = processes.gather(render_share(jobs, several, represent, name, options))
     skipped = sum(part for part, _ in parts)
     errors = [error for _, part in parts for error in part]
     if skipped and processes.is_main:
         say(f"{skipped} results were there already; --overwrite renders them again")
-    if errors and not work.several:
+    if errors and not several:
         processes.raise_once(errors[0])
     if options.output is None and processes.is_main:
-        say(f"written to {work.jobs[0].target}")
+        say(f"written to {jobs[0].target}")
     if errors:
         # A mistake in the options is one that every photograph met.
-        usage = len(errors) == len(work.jobs) and all(isinstance(e, ConfigError) for e in errors)
+        usage = len(errors) == len(jobs) and all(isinstance(e, ConfigError) for e in errors)
         kind = ConfigError if usage else DataError
-        text = f"{len(errors)} of {len(work.jobs)} photographs could not be rendered"
+        text = f"{len(errors)} of {len(jobs)} photographs could not be rendered"
         processes.raise_once(kind(text))
 
 

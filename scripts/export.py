@@ -14,13 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,7 +27,7 @@ from torch import Tensor, nn
 from datasets.files import write_whole
 from engine.runtime import Parser, run_script
 from engine.weights.pretrained import import_optional, load_model, load_with_spec, write_safetensors
-from models.protocol import Features, implicit
+from models.protocol import implicit
 from utils import ConfigError, DataError, make_coord
 
 TOLERANCE = 1e-5
@@ -38,27 +35,19 @@ GRAPHS = ("encoder.onnx", "decoder.onnx")
 # (batch, height, width) of inputs and (height, width) of results that read-back models answer.
 CHECKS = [((1, 9, 7), (20, 31)), ((2, 16, 24), (33, 24)), ((3, 5, 6), (5, 6))]
 
+Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-class Encoder(nn.Module):
-    """`gen_feat` as a module: inp (B, 3, H, W) -> feat (B, C, H, W)."""
 
-    def __init__(self, model: nn.Module) -> None:
+class Method(nn.Module):
+    """`gen_feat` or `query_rgb` of a model as a module of its own."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
         self.model = implicit(model)
+        self.name = name
 
-    def forward(self, inp: Tensor) -> Features:
-        return self.model.gen_feat(inp)
-
-
-class Decoder(nn.Module):
-    """`query_rgb` as a module: feat (B, C, H, W), coord and cell (B, Q, 2) -> rgb (B, Q, 3)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = implicit(model)
-
-    def forward(self, feat: Features, coord: Tensor, cell: Tensor) -> Tensor:
-        return self.model.query_rgb(feat, coord, cell)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return getattr(self.model, self.name)(*inputs)
 
 
 def write_onnx(model: nn.Module, folder: Path) -> None:
@@ -70,51 +59,35 @@ def write_onnx(model: nn.Module, folder: Path) -> None:
     """
     for package in ("onnx", "onnxscript"):
         import_optional(package, "to write ONNX graphs")
-    free = torch.export.Dim.DYNAMIC
     inp, coord = torch.zeros(2, 3, 9, 7), torch.zeros(2, 11, 2)
+    encoder, decoder = Method(model, "gen_feat"), Method(model, "query_rgb")
     with torch.inference_mode():
-        feat = Encoder(model)(inp)
-    picture, queries = {0: free, 2: free, 3: free}, {0: free, 1: free}
-    write_graph(folder / GRAPHS[0], Encoder(model), {"inp": inp}, "feat", [picture])
-    arguments = {"feat": feat.clone(), "coord": coord, "cell": torch.ones_like(coord)}
-    write_graph(folder / GRAPHS[1], Decoder(model), arguments, "rgb", [picture, queries, queries])
+        feat = encoder(inp)
+    inputs = {"feat": feat.clone(), "coord": coord, "cell": torch.ones_like(coord)}
+    write_graph(folder / GRAPHS[0], encoder, {"inp": inp}, "feat")
+    write_graph(folder / GRAPHS[1], decoder, inputs, "rgb")
 
 
-def write_graph(
-    path: Path,
-    module: nn.Module,
-    arguments: dict[str, Tensor],
-    result: str,
-    dynamic: list[dict[int, Any]],
-) -> None:
-    """Write one graph, in one file, whose inputs have the names of `arguments`."""
-    with tempfile.TemporaryDirectory() as scratch, quiet():
-        file = Path(scratch) / path.name
-        torch.onnx.export(
+def write_graph(path: Path, module: nn.Module, inputs: dict[str, Tensor], output: str) -> None:
+    """Write a graph for any batch, height and width (B, C, H, W) or number of queries (B, Q, 2)."""
+    free = torch.export.Dim.DYNAMIC
+    shapes = tuple(
+        dict.fromkeys((0, 2, 3) if value.dim() == 4 else (0, 1), free) for value in inputs.values()
+    )
+    # The exporter tells of its own workings, in warnings and on standard output.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
             module.eval(),
-            tuple(arguments.values()),
-            str(file),
-            input_names=[*arguments],
-            output_names=[result],
-            dynamic_shapes=tuple(dynamic),
+            tuple(inputs.values()),
+            input_names=[*inputs],
+            output_names=[output],
+            dynamic_shapes=(shapes,),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
-        write_whole(path, file.read_bytes())
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Without what the exporter says of its own workings."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    assert program is not None
+    write_whole(path, program.model_proto.SerializeToString())
 
 
 class OnnxModel:
@@ -128,8 +101,7 @@ class OnnxModel:
     def __init__(self, folder: Path) -> None:
         runtime = import_optional("onnxruntime", "to run ONNX graphs")
         self.sessions = []
-        for name in GRAPHS:
-            path = folder / name
+        for path in (folder / name for name in GRAPHS):
             if not path.is_file():
                 raise DataError(f"{path}: no such file")
             try:
@@ -157,8 +129,8 @@ class OnnxModel:
         return torch.from_numpy(session.run(None, {n: tensors[n].numpy() for n in names})[0])
 
 
-def difference(model: nn.Module, other: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
-    """The largest absolute difference of answers, to pictures and queries of several sizes."""
+def difference(model: Model, other: Model) -> float:
+    """The largest absolute difference between two models, for pictures and queries of all sizes."""
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for (batch, height, width), size in CHECKS:
@@ -166,14 +138,12 @@ def difference(model: nn.Module, other: Callable[[Tensor, Tensor, Tensor], Tenso
         coord = make_coord(size).expand(batch, -1, -1).contiguous()
         cell = torch.tensor([2 / size[0], 2 / size[1]]).expand_as(coord).contiguous()
         with torch.inference_mode():
-            expected = model(inp, coord, cell)
-            largest = max(largest, float((expected - other(inp, coord, cell)).abs().max()))
+            error = model(inp, coord, cell) - other(inp, coord, cell)
+        largest = max(largest, float(error.abs().max()))
     return largest
 
 
-def confirm(
-    place: Path, model: nn.Module, other: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> None:
+def confirm(place: Path, model: Model, other: Model) -> None:
     """Say how well what was read back agrees; DataError where it does not."""
     largest = difference(model, other)
     if not largest <= TOLERANCE:
@@ -181,8 +151,9 @@ def confirm(
     print(f"{place}: read back, differs by at most {largest:.1e}")
 
 
-def parse_arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(given: Sequence[str] | None = None) -> None:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--model", help="a file, or the name of published weights")
     parser.add_argument("--safetensors", type=Path, metavar="FILE", help="write the weights")
     parser.add_argument("--onnx", type=Path, metavar="FOLDER", help="write the two graphs")
@@ -192,11 +163,6 @@ def parse_arguments(given: Sequence[str] | None) -> argparse.Namespace:
         raise ConfigError("--safetensors or --onnx: missing; allowed: one of them, or both")
     if options.safetensors is not None and options.safetensors.suffix != ".safetensors":
         raise ConfigError(f"--safetensors: {options.safetensors} given; allowed: NAME.safetensors")
-    return options
-
-
-def main(given: Sequence[str] | None = None) -> int:
-    options = parse_arguments(given)
     model, spec = load_with_spec(options.model, "cpu", options.raw_weights)
     if options.safetensors is not None:
         write_safetensors(options.safetensors, spec, model)
@@ -204,7 +170,6 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.onnx is not None:
         write_onnx(model, options.onnx)
         confirm(options.onnx, model, OnnxModel(options.onnx))
-    return 0
 
 
 if __name__ == "__main__":

@@ -315,7 +315,29 @@ def test_encoding_in_windows_is_encoding_at_once() -> None:
     image = ContinuousImage.represent(pixels, model)
     with torch.inference_mode():
         expected = model.encoder(to_network(pixels))
-    torch.testing.assert_close(image._source.kept, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(image._source.kept.maps, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["liif-111", "liif-rcan", "metasr", "upsampling-2"])
+def test_what_a_box_shows_is_encoded_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes inside come out of what is kept, others are encoded when they are asked for."""
+    pixels, calls = picture(60, 50), []
+    image = ContinuousImage.represent(pixels, MODELS[name], keep_features=False)
+    whole = ContinuousImage.represent(pixels, MODELS[name])
+    image.keep((10.5, 20, 30, 41.5))
+    monkeypatch.setattr(MODELS[name].encoder, "forward", counting(MODELS[name].encoder, calls))
+    for box in ((10.5, 20, 30, 41.5), (11, 22, 11.5, 22.5)):
+        expected = whole.render(70, 66, box)
+        torch.testing.assert_close(image.render(70, 66, box), expected, atol=1e-5, rtol=0)
+    assert calls == []
+    torch.testing.assert_close(image.render(70, 66), whole.render(70, 66), atol=1e-5, rtol=0)
+    assert bool(calls) == (name != "liif-rcan")
+
+
+def counting(encoder: nn.Module, calls: list[Any]) -> Any:
+    """The encoder's forward, which notes that it was called."""
+    forward = encoder.forward
+    return lambda inp: calls.append(inp.shape) or forward(inp)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float", "tensor", "grey", "alpha"])

@@ -18,7 +18,7 @@ import models
 from datasets.images import write_rgb
 from datasets.resize import resize_pil
 from engine.render import ContinuousImage
-from engine.render.video import by_model, film_pixels, frames_of, plan_film
+from engine.render.video import film_pixels, frames_of, plan_film
 from engine.weights.checkpoint import save_checkpoint
 from utils import ConfigError, DataError
 
@@ -101,8 +101,8 @@ def test_the_motion_is_even() -> None:
 def test_frames_are_the_photograph_resized_and_then_the_models() -> None:
     pixels, model = picture(60, 60), make_model()
     film = plan_film((60, 60), (20, 20), (31, 20, 36, 25), frames=5)
-    enlarge = by_model(model, torch.device("cpu"), "fp32", pixels, film)
-    frames = [*frames_of(pixels, film, enlarge, lambda done: None)]
+    image = ContinuousImage.represent(pixels, model, keep_features=False)
+    frames = [*frames_of(pixels, film, image, lambda done: None)]
     np.testing.assert_array_equal(frames[0], resize_pil(pixels, (20, 20)))
     image = ContinuousImage.represent(pixels, model)
     painted = [n for n, box in enumerate(film.boxes) if box[2] - box[0] < 20]

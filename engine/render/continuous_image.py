@@ -110,8 +110,21 @@ class ContinuousImage:
             eval_bsize=eval_bsize,
         )
         if keep_features or image.model.halo is None:
-            image._source.keep()
+            image.keep()
         return image
+
+    def keep(self, box: Box | None = None) -> None:
+        """Encode what a box shows now, once for all renderings inside it that enlarge.
+
+        box: (top, left, bottom, right) in pixels of the photograph; None for all of it.
+        """
+        top, left, bottom, right = Grid(self.size, 1, 1, box).area
+        spans = zip((0, 1), self.size, ((top, bottom), (left, right)), strict=True)
+        rows, columns = (
+            self._source.layout.window(axis, 2 * low / n - 1, 2 * high / n - 1, 2 / n)
+            for axis, n, (low, high) in spans
+        )
+        self._source.keep(rows, columns)
 
     def render(self, height: int, width: int, box: Box | None = None, clamp: bool = True) -> Tensor:
         """The photograph, or a part of it, in any number of pixels.

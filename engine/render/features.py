@@ -33,6 +33,14 @@ class Tile(NamedTuple):
     queries: Iterable[tuple[Any, Tensor]]
 
 
+class Kept(NamedTuple):
+    """Maps of a rectangle of codes, for any number of renderings."""
+
+    rows: Span
+    columns: Span
+    maps: Features
+
+
 class Source:
     """Where the features of a window come from.
 
@@ -42,7 +50,7 @@ class Source:
         precision: of matrix products.
         norm: between [0, 1] and the units of the network.
         pixels: (H, W, 1 to 4), uint8, uint16, or float in [0, 1]; alpha is left out.
-        kept: instead, what the model's `encode` makes of the whole photograph.
+        features: instead, what the model's `encode` makes of the whole photograph.
     """
 
     def __init__(
@@ -53,7 +61,7 @@ class Source:
         precision: str,
         norm: DataNorm,
         pixels: np.ndarray | None = None,
-        kept: Features | None = None,
+        features: Features | None = None,
     ) -> None:
         self.model = model
         self.size = size
@@ -61,12 +69,20 @@ class Source:
         self.precision = precision
         self.norm = norm
         self.pixels = pixels
-        self.kept = kept
+        self.codes = size[0] * model.upscale, size[1] * model.upscale
+        self.everything: tuple[Span, Span] = (0, self.codes[0]), (0, self.codes[1])
+        self.kept = None if features is None else Kept(*self.everything, features)
 
     @property
     def layout(self) -> Layout:
-        margin = 0 if self.kept is not None else self.model.halo or 0
+        margin = 0 if self.holds(*self.everything) else self.model.halo or 0
         return Layout(self.size, self.model.upscale, self.model.reach, margin)
+
+    def holds(self, rows: Span, columns: Span) -> bool:
+        """Whether the maps of these rows and columns of codes are kept."""
+        if self.kept is None:
+            return False
+        return inside(rows, self.kept.rows) and inside(columns, self.kept.columns)
 
     def window(self, rows: Span, columns: Span, target: Target) -> Features:
         """What queries look up, of these rows and columns of codes: maps (1, C, h, w).
@@ -79,13 +95,15 @@ class Source:
 
     def maps(self, rows: Span, columns: Span) -> Features:
         """The encoder's maps, cut to rows and columns of codes."""
-        if self.kept is not None:
-            # What has no reach is of no known size, and its windows are the whole picture.
-            return self.kept if self.model.reach is None else cut(self.kept, rows, columns)
+        if self.kept is not None and self.model.reach is None:
+            return self.kept.maps  # of a size of their own, and windows are the whole picture
+        if self.kept is not None and self.holds(rows, columns):
+            return cut(
+                self.kept.maps, moved(rows, self.kept.rows[0]), moved(columns, self.kept.columns[0])
+            )
         high, wide = self.layout.pixels(0, rows), self.layout.pixels(1, columns)
         top, left = high[0] * self.model.upscale, wide[0] * self.model.upscale
-        inside = (rows[0] - top, rows[1] - top), (columns[0] - left, columns[1] - left)
-        return cut(self.encode(high, wide), *inside)
+        return cut(self.encode(high, wide), moved(rows, top), moved(columns, left))
 
     def encode(self, rows: Span, columns: Span) -> Features:
         """The encoder's maps of these rows and columns of pixels, at once."""
@@ -115,7 +133,7 @@ class Source:
         measure: what the model accumulates instead.
         """
         query = self.model.accumulate if measure else self.model.query_rgb
-        size, origin = self.layout.codes, (tile.rows[0], tile.columns[0])
+        size, origin = self.codes, (tile.rows[0], tile.columns[0])
         with autocast(self.device, self.precision):
             feat = self.window(tile.rows, tile.columns, target)
         for place, coord in tile.queries:
@@ -125,32 +143,46 @@ class Source:
             yield place, values
 
     @torch.inference_mode()
-    def keep(self) -> Features:
-        """Encode the whole photograph, unless that is done; later windows are cut out of this.
+    def keep(self, rows: Span | None = None, columns: Span | None = None) -> Features:
+        """Encode these rows and columns of codes, all if None, unless they are kept already.
 
         Window by window into the result; at once where features depend on the whole picture.
+        Windows inside are then cut out of them.
         """
-        if self.kept is None:
+        rows, columns = rows or self.everything[0], columns or self.everything[1]
+        if self.model.halo is None:
+            rows, columns = self.everything
+        if self.kept is None or not self.holds(rows, columns):
             with autocast(self.device, self.precision):
-                self.kept = self.encode_whole()
-        return self.kept
+                self.kept = Kept(rows, columns, self.encode_windows(rows, columns))
+        return self.kept.maps
 
-    def encode_whole(self) -> Features:
+    def encode_windows(self, rows: Span, columns: Span) -> Features:
+        """The encoder's maps of these rows and columns of codes."""
         if self.model.halo is None:
             return self.encode((0, self.size[0]), (0, self.size[1]))
-        height, width = self.layout.codes
-        side = max(LEAST_SIDE, 2 * self.layout.margin) * self.model.upscale
+        height, width = rows[1] - rows[0], columns[1] - columns[0]
+        side = max(LEAST_SIDE, 2 * self.model.halo) * self.model.upscale
         whole: Features | None = None
-        for rows, columns in itertools.product(
+        for down, across in itertools.product(
             cuts(height, -(-height // side)), cuts(width, -(-width // side))
         ):
-            window = self.maps(rows, columns)
+            window = self.maps(moved(down, -rows[0]), moved(across, -columns[0]))
             if whole is None:
                 whole = each_map(window, lambda one: empty_like(one, height, width))
             for into, one in zip(maps_of(whole), maps_of(window), strict=True):
-                into[..., slice(*rows), slice(*columns)] = one
+                into[..., slice(*down), slice(*across)] = one
         assert whole is not None
         return whole
+
+
+def moved(span: Span, origin: int) -> Span:
+    """A span counted from another origin."""
+    return span[0] - origin, span[1] - origin
+
+
+def inside(span: Span, other: Span) -> bool:
+    return other[0] <= span[0] and span[1] <= other[1]
 
 
 def cut(maps: Features, rows: Span, columns: Span) -> Features:

@@ -3,107 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import nn
 
 from datasets.images import Photo, open_writer
-from datasets.resize import FILTERS
 from datasets.transparency import fill_hidden
-from engine.render import baselines
-from engine.render.continuous_image import ContinuousImage, Report
+from engine.render.continuous_image import Report
 from engine.render.jobs import Job
 from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
-from engine.render.tiling import BAND, Box, Grid, Span, cuts
-from engine.runtime import say
-from models.protocol import implicit
+from engine.render.tiling import Box, Grid, Span
 from utils import ConfigError
 
-# Pixels (H, W, C) and what is wanted of them -> bands (n, width, 3) of the same dtype.
-Painter = Callable[[np.ndarray, Grid, Report], Iterator[np.ndarray]]
+
+class Rendering(Protocol):
+    """What pixels come from: `ContinuousImage`, or a baseline's `Resized`."""
+
+    def bands(self, grid: Grid, dtype: np.dtype, report: Report) -> Iterator[np.ndarray]: ...
+
+
+Represent = Callable[[np.ndarray], Rendering]  # of pixels (H, W, 3)
 
 GAP = 4  # columns between the two halves of a comparison
 LABEL = 24  # rows above them
 LARGEST = 10_000_000  # rows or columns that libvips handles
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is wanted of every photograph: a size or a scale, of the whole or of a box."""
+def find_grid(
+    size: tuple[int, int],
+    resolution: tuple[int, int] | None,
+    scale: tuple[float, float] | None,
+    box: Box | None,
+) -> Grid:
+    """The pixels wanted of a photograph of this size, by their number or by a scale.
 
-    resolution: tuple[int, int] | None = None
-    scale: tuple[float, float] | None = None
-    box: Box | None = None
-
-    def grid(self, size: tuple[int, int]) -> Grid:
-        """The pixels wanted of a photograph of this size; ConfigError where there are none."""
-        top, left, bottom, right = self.box or (0, 0, *size)
-        if self.resolution is not None:
-            height, width = self.resolution
-        else:
-            assert self.scale is not None
-            height = max(1, round((bottom - top) * self.scale[0]))
-            width = max(1, round((right - left) * self.scale[1]))
-        if max(height, width) > LARGEST:
-            raise ConfigError(f"{height}x{width} pixels asked for; allowed: up to {LARGEST} a side")
-        return Grid(size, height, width, self.box)
-
-
-def model_painter(model: nn.Module, device: torch.device, precision: str) -> Painter:
-    """Colours by a model."""
-    if implicit(model).halo is None:
-        say("this model's features depend on the whole picture: encoded in one piece")
-
-    def paint(pixels: np.ndarray, grid: Grid, report: Report) -> Iterator[np.ndarray]:
-        image = ContinuousImage.represent(
-            pixels, model, device=device, precision=precision, keep_features=False
-        )
-        return image.bands(grid, pixels.dtype, report)
-
-    return paint
+    Raises:
+        ConfigError: there are none, or too many.
+    """
+    top, left, bottom, right = box or (0, 0, *size)
+    if resolution is not None:
+        height, width = resolution
+    else:
+        assert scale is not None
+        height = max(1, round((bottom - top) * scale[0]))
+        width = max(1, round((right - left) * scale[1]))
+    if max(height, width) > LARGEST:
+        raise ConfigError(f"{height}x{width} pixels asked for; allowed: up to {LARGEST} a side")
+    return Grid(size, height, width, box)
 
 
-def baseline_painter(name: str) -> Painter:
-    """Colours by an interpolation baseline of `engine.render.baselines`."""
-    baselines.check_baseline(name)
-
-    def paint(pixels: np.ndarray, grid: Grid, report: Report) -> Iterator[np.ndarray]:
-        colours = rgb(pixels)
-        if name in FILTERS:
-            row_bytes = 3 * grid.width * pixels.dtype.itemsize
-            for rows in cuts(grid.height, -(-grid.height * row_bytes // BAND)):
-                yield resample_rows(colours, grid, rows, name)
-                report((rows[1] - rows[0]) * grid.width)
-            return
-        if grid.box is not None or pixels.dtype != np.uint8:
-            raise ConfigError(f"--baseline {name}: whole pictures of 8 bits only")
-        yield baselines.enlarge(name, colours, (grid.height, grid.width))
-        report(grid.height * grid.width)
-
-    return paint
-
-
-def enlarge(photo: Photo, job: Job, grid: Grid, painter: Painter, report: Report) -> None:
+def enlarge(photo: Photo, job: Job, grid: Grid, represent: Represent, report: Report) -> None:
     """Write what is wanted of a photograph, with all that its file holds besides colours."""
     channels = photo.pixels.shape[2]
     with open_writer(
         job.target, grid.height, grid.width, channels, photo.pixels.dtype, like=photo
     ) as writer:
-        for band in complete_bands(fill_hidden(photo.pixels), grid, painter, report):
+        for band in complete_bands(fill_hidden(photo.pixels), grid, represent, report):
             writer.write(band)
 
 
 def complete_bands(
-    pixels: np.ndarray, grid: Grid, painter: Painter, report: Report
+    pixels: np.ndarray, grid: Grid, represent: Represent, report: Report
 ) -> Iterator[np.ndarray]:
     """Bands (n, width, C) with the channels of pixels (H, W, C): grey stays grey, alpha is kept."""
     channels = pixels.shape[2]
     top = 0
-    for band in painter(pixels, grid, report):
+    for band in represent(rgb(pixels)).bands(grid, pixels.dtype, report):
         rows: Span = (top, top + len(band))
         if channels <= 2:
             band = band.mean(axis=2, keepdims=True).round().astype(pixels.dtype)
@@ -115,9 +82,9 @@ def complete_bands(
 
 
 def compare(
-    photo: Photo, job: Job, grid: Grid, painter: Painter, names: tuple[str, str], report: Report
+    photo: Photo, job: Job, grid: Grid, represent: Represent, names: tuple[str, str], report: Report
 ) -> None:
-    """Write bicubic resizing and the painter's picture side by side, under their names."""
+    """Write bicubic resizing and the method's picture side by side, under their names."""
     pixels = fill_hidden(photo.pixels)
     width = 2 * grid.width + GAP
     white = np.iinfo(pixels.dtype).max
@@ -125,7 +92,7 @@ def compare(
         label = np.asarray(draw_labels(grid.width, names)).astype(pixels.dtype)
         writer.write(label * pixels.dtype.type(white // 255))
         top = 0
-        for band in painter(pixels, grid, report):
+        for band in represent(rgb(pixels)).bands(grid, pixels.dtype, report):
             rows = (top, top + len(band))
             plain = resample_rows(rgb(pixels), grid, rows)
             gap = np.full((len(band), GAP, 3), white, pixels.dtype)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from datasets.encoders import to_8_bits
 from datasets.files import file_errors, replacing
 from datasets.transparency import fill_hidden
 from engine.render.continuous_image import ContinuousImage
+from engine.render.photo import Rendering
 from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid
 from engine.weights.pretrained import import_optional
-from models.protocol import implicit
 from utils import ConfigError
-
-Enlarge = Callable[[Grid], np.ndarray]  # pixels wanted -> uint8 (height, width, 3)
 
 FORMATS = (".mp4", ".gif")
 LONGER_SIDE = 480  # of a frame, where no resolution is asked for
@@ -34,8 +29,9 @@ FRAMES, RATE = 72, 24  # and frames per second
 class Film:
     """Frames of one size, and the part of the photograph that each shows, ever smaller.
 
-    resolution: (height, width) of a frame; even, as film formats want it.
-    boxes: (top, left, bottom, right) in pixels of the photograph.
+    Attributes:
+        resolution: (height, width) of a frame; even, as film formats want it.
+        boxes: (top, left, bottom, right) in pixels of the photograph.
     """
 
     resolution: tuple[int, int]
@@ -61,9 +57,10 @@ def plan_film(
 ) -> Film:
     """A film of a photograph of this size.
 
-    resolution: of the frames; default: the photograph's shape, 480 pixels on the longer side.
-    detail: what the last frame shows, widened to the shape of the frames; default: the middle, 8
-        times enlarged, or half the photograph where that is smaller.
+    Args:
+        resolution: of the frames; default: the photograph's shape, 480 pixels on the longer side.
+        detail: what the last frame shows, widened to the shape of the frames; default: the
+            middle, 8 times enlarged, or half the photograph where that is smaller.
     """
     if resolution is None:
         shrink = LONGER_SIDE / max(size)
@@ -107,59 +104,30 @@ def glide(first: Box, last: Box, time: float) -> Box:
 
 
 def frames_of(
-    pixels: np.ndarray, film: Film, enlarge: Enlarge, report: Callable[[int], object]
+    pixels: np.ndarray, film: Film, image: Rendering, report: Callable[[int], object]
 ) -> Iterator[np.ndarray]:
     """The frames, uint8 (height, width, 3).
 
-    Where a frame shrinks the photograph, plain resizing (which averages, as a decoder does not);
-    where it enlarges it, `enlarge`.
+    Where a frame shrinks the photograph, bicubic resizing (which averages, as a decoder does not);
+    where it enlarges it, `image`, which is of these pixels.
     """
     size = (pixels.shape[0], pixels.shape[1])
-    for box in film.boxes:
-        grid = Grid(size, *film.resolution, box)
-        yield enlarge(grid) if enlarges(grid) else resample_rows(pixels, grid, (0, grid.height))
+    grids = [Grid(size, *film.resolution, box) for box in film.boxes]
+    boxes = [grid.area for grid in grids if enlarges(grid)]
+    if boxes and isinstance(image, ContinuousImage):
+        tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+        image.keep((min(tops), min(lefts), max(bottoms), max(rights)))
+    for grid in grids:
+        if enlarges(grid):
+            yield np.concatenate([*image.bands(grid, pixels.dtype, lambda done: None)])
+        else:
+            yield resample_rows(pixels, grid, (0, grid.height))
         report(1)
 
 
 def enlarges(grid: Grid) -> bool:
     top, _, bottom, _ = grid.area
     return bottom - top < grid.height
-
-
-def by_model(
-    model: nn.Module, device: torch.device, precision: str, pixels: np.ndarray, film: Film
-) -> Enlarge:
-    """Frames by a model, which encodes what the frames show of the photograph once."""
-    size = (pixels.shape[0], pixels.shape[1])
-    shown = [box for box in film.boxes if enlarges(Grid(size, *film.resolution, box))]
-    if not shown:
-        return by_resizing(pixels)
-    top, left, bottom, right = (0, 0, *size)
-    needs = implicit(model)
-    if needs.halo is not None and needs.reach is not None:
-        margin = needs.halo + needs.reach + 2
-        tops, lefts, bottoms, rights = zip(*shown, strict=True)
-        top, left = (max(0, math.floor(min(edge)) - margin) for edge in (tops, lefts))
-        bottom, right = (
-            min(length, math.ceil(max(edge)) + margin)
-            for length, edge in zip(size, (bottoms, rights), strict=True)
-        )
-    part = ContinuousImage.represent(
-        pixels[top:bottom, left:right], model, device=device, precision=precision
-    )
-
-    def enlarge(grid: Grid) -> np.ndarray:
-        y0, x0, y1, x1 = grid.area
-        moved = (y0 - top, x0 - left, y1 - top, x1 - left)
-        inside = Grid(part.size, grid.height, grid.width, moved)
-        return np.concatenate([*part.bands(inside, np.uint8)])
-
-    return enlarge
-
-
-def by_resizing(pixels: np.ndarray) -> Enlarge:
-    """Frames by bicubic resizing."""
-    return lambda grid: resample_rows(pixels, grid, (0, grid.height))
 
 
 def film_pixels(pixels: np.ndarray) -> np.ndarray:
