@@ -35,6 +35,46 @@ def test_the_command_itself(root: Path, folder: Path) -> None:
     assert ended.stderr == ""  # no progress bar where nobody looks
 
 
+WITHOUT = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("fcntl", "resource")))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_system_without_locks(root: Path, folder: Path) -> None:
+    """One that lacks POSIX's modules: training runs, and says what it can't promise."""
+    command = [sys.executable, "-c", WITHOUT, str(root / "train_liif.py"), "--config", "tiny.yaml"]
+    ended = subprocess.run(
+        [*command, "--set", "epoch_max=1", "train_dataset.dataset.args.cache=bin"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    about_lock, *others = ended.stderr.splitlines()
+    assert about_lock == (
+        "save/_tiny: can't be locked (this system has no locks of files), so that a second run in "
+        "this folder would not be noticed; start one only"
+    )
+    assert all(line.startswith("cache: ") for line in others), others
+    last = ended.stdout.splitlines()[-1]
+    assert last.startswith("epoch 1/1, train: loss=")
+    assert "peak memory" not in last
+    assert load_checkpoint(folder / RUN / "epoch-last.pth")["epoch"] == 1
+
+
+def test_scripts_that_do_not_train_do_not_load_tensorboard(root: Path) -> None:
+    code = (
+        "import sys, demo, test, hubconf, engine.evaluate.suite; "
+        "sys.exit('tensorboardX' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=240).returncode == 0
+
+
 def test_names_and_overrides(warm: WarmRuns, folder: Path) -> None:
     code, text = warm.run(
         folder,

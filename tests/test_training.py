@@ -329,6 +329,37 @@ def test_a_file_system_without_locks_costs_a_line(
     assert load_checkpoint(place / "run/epoch-last.pth")["epoch"] == 1
 
 
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP"])
+def test_a_file_system_that_flushes_nothing_costs_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """No checkpoint, no log, no curve and no line: neither files nor folders are flushed."""
+    code = getattr(errno, name)
+
+    def fsync(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(prepared(place, epoch_max=2))
+    assert capsys.readouterr().err == ""
+    assert load_checkpoint(place / "run/epoch-last.pth")["epoch"] == 2
+    assert len((place / "run/losses.csv").read_text().splitlines()) == 11
+    assert curves(place / "run/tensorboard")["train/loss"] == [1, 2]
+
+
+def test_a_flush_that_fails_for_another_reason_ends_the_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(place)
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(DataError, match=r"can't be written \(Input/output error\)"):
+        train(run)
+
+
 @pytest.mark.parametrize("name", ["EACCES", "EAGAIN"])
 def test_only_two_errors_of_the_lock_mean_in_use(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -240,10 +240,14 @@ def progress_bar(run: Run, batches: Iterable[Any], **options: Any) -> Any:
 def finish_epoch(run: Run, psnr: float | None, rates: Mapping[str, float]) -> None:
     """Count the epoch as finished, log it and save it."""
     config, state = run.config, run.state
-    scalars = {"train/loss": state.loss_sum / state.items, "train/lr": state.lr, **rates}
-    scalars["peak_memory_gib"] = peak_memory(run.device)
-    if psnr is not None:
-        scalars["val/psnr"] = psnr
+    known = {
+        "train/loss": state.loss_sum / state.items,
+        "train/lr": state.lr,
+        **rates,
+        "peak_memory_gib": peak_memory(run.device),
+        "val/psnr": psnr,
+    }
+    scalars = {name: value for name, value in known.items() if value is not None}
     broken = [message for part in run.processes.gather([*state.broken]) for message in part]
     skipped, state.skipped = state.skipped, 0
     state.broken.clear()
@@ -267,18 +271,17 @@ def epoch_line(run: Run, scalars: Mapping[str, float]) -> str:
     """The log line of an epoch."""
     epoch, last = run.state.epoch, run.config.epoch_max
     elapsed = run.state.seconds + time.monotonic() - run.started
-    validation = [f"val: psnr={scalars['val/psnr']:.4f}"] if "val/psnr" in scalars else []
-    parts = [
-        f"epoch {epoch}/{last}",
-        f"train: loss={scalars['train/loss']:.4f}",
-        *validation,
-        f"lr={scalars['train/lr']:.2e}",
-        f"{scalars['images_per_second']:.1f} images/s",
-        f"{100 * scalars['waiting']:.0f}% waiting for data",
-        f"peak memory {scalars['peak_memory_gib']:.2f} GiB",
-        f"{time_text(elapsed)}/{time_text(elapsed / epoch * last)}",
-    ]
-    return ", ".join(parts)
+    formats = {
+        "train/loss": "train: loss={:.4f}",
+        "val/psnr": "val: psnr={:.4f}",
+        "train/lr": "lr={:.2e}",
+        "images_per_second": "{:.1f} images/s",
+        "waiting": "{:.0%} waiting for data",
+        "peak_memory_gib": "peak memory {:.2f} GiB",
+    }
+    told = [text.format(scalars[name]) for name, text in formats.items() if name in scalars]
+    times = f"{time_text(elapsed)}/{time_text(elapsed / epoch * last)}"
+    return ", ".join([f"epoch {epoch}/{last}", *told, times])
 
 
 def log_replaced(run: Run, epoch: int, what: str, count: int, messages: Iterable[str]) -> None:

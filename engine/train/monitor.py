@@ -54,12 +54,15 @@ class Throughput:
         return {"images_per_second": self.images / seconds, "waiting": self.waited / seconds}
 
 
-def peak_memory(device: torch.device) -> float:
-    """GiB: the most that was allocated on a CUDA device, or that the process has taken."""
+def peak_memory(device: torch.device) -> float | None:
+    """GiB: the most that was allocated on a CUDA device, or that the process has taken.
+
+    None on systems that do not say.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if resource is None:
-        return 0.0
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
