@@ -82,9 +82,9 @@ def test_folders(commands: Commands, scene: Path, kind: str) -> None:
     (scene / "locked").chmod(0)
     cases = {
         "nothing": "^nothing: no such f",
-        "empty": "^empty: (no images|a folder without pictures)",
+        "empty": "^empty: no images",
         "locked": "^locked: .*[Pp]ermission denied",
-        "nested": "^nested: (no images, only folders .inside.|a folder without pictures)",
+        "nested": "^nested: no images, only folders .inside.",
         "split.json": "^split.json: (a file, not a folder|no image; PNG, JPEG)",
     }
     try:
@@ -104,8 +104,9 @@ def test_pictures_that_cannot_be_read_are_named(commands: Commands, scene: Path,
         "header.png": (png[:33], "damaged"),
         "text.jpg": (b"no picture\n", "no image; PNG, JPEG"),
         "empty.png": (b"", "an empty file"),
-        "page.html": (b"<html>", "no image"),
     }
+    if kind == "demo":  # data sets leave it out
+        cases["page.html"] = (b"<html>", "no image")
     for name, (content, words) in cases.items():
         place = scene / name.replace(".", "-") / name
         place.parent.mkdir()
@@ -252,7 +253,7 @@ def test_split_files(commands: Commands, scene: Path, kind: str) -> None:
         "text.json": ("not json", "^text.json: no JSON"),
         "binary.json": ("\x00\x01", "^binary.json: no JSON"),
         "deep.json": ("[" * 100_000, "^deep.json: no JSON"),
-        "list.json": ('["0.png"]', "^list.json: no key 'train'; it has no keys"),
+        "list.json": ('["0.png"]', "^list.json: no JSON object"),
         "number.json": ('{"train": 3}', "^number.json: 'train' is no list of file names"),
         "none.json": ('{"train": []}', "^none.json: 'train' is no list of file names"),
         "lost.json": ('{"train": ["7.png"]}', "^pictures: 1 of the 1 files .* missing.* '7.png'"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.files import check_writable, make_folder
-from datasets.images import SUFFIXES
+from datasets.files import check_writable, fitting_name, make_folder
+from datasets.listing import is_hidden, is_picture, list_pictures, report_left_out, user_path
 from utils import ConfigError, DataError, natural_key
 
 OUTPUT = "output.png"  # where one photograph goes when nothing is said
@@ -28,34 +29,34 @@ def plan_jobs(
 ) -> tuple[list[Job], bool]:
     """The jobs in natural order of each input's names, and whether the output is a folder.
 
-    inputs: files, folders (their pictures), and patterns with `*`, `?` or `[...]`.
-    output: a file for one file, `OUTPUT` if None; a folder, made if need be, for anything else.
-    suffixes: what an output's name may end in; the first is that of results in a folder whose
-        photograph has another.
+    Args:
+        inputs: files, folders (their pictures), and patterns with `*`, `?` or `[...]`.
+        output: a file for one file, `OUTPUT` if None; a folder for anything else. Folders that
+            are missing are made.
+        suffixes: what an output's name may end in; the first is that of results in a folder whose
+            photograph has another.
 
     Raises:
         ConfigError: an output whose ending says no format, two inputs with one output, or several
             with none.
         DataError: no such file, a folder without pictures, an output that can't be written.
     """
-    sources: list[Path] = []
-    several = len(inputs) > 1
-    for given in inputs:
-        found, group = expand(given)
-        sources += [path for path in found if path not in sources]
-        several = several or group
+    groups = [expand(given) for given in inputs]
+    sources = list(dict.fromkeys(path for found, _ in groups for path in found))
+    several = len(inputs) > 1 or groups[0][1]
     if output is None:
         if several:
             raise ConfigError("--output: missing; allowed for several photographs: a folder")
         output = OUTPUT
-    into_folder = several or Path(output).is_dir() or output.endswith(("/", os.sep))
+    place = user_path(output)
+    into_folder = several or place.is_dir() or output.endswith(("/", os.sep))
+    targets = [place]
     if into_folder:
-        jobs = [Job(source, Path(output) / target_name(source, suffixes)) for source in sources]
-    else:
-        jobs = [Job(sources[0], Path(output))]
+        targets = [place / name for name in target_names(sources, suffixes)]
+    jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
     check_targets(jobs, suffixes)
     if into_folder:
-        check_folder(Path(output))
+        check_folder(place)
     for job in jobs:
         check_writable(job.target)
     return jobs, into_folder
@@ -63,38 +64,51 @@ def plan_jobs(
 
 def expand(given: str) -> tuple[list[Path], bool]:
     """The pictures that one input means, and whether it may mean several."""
-    path = Path(given)
+    path = user_path(given)
     if path.is_dir():
-        inside = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise DataError(f"{given}: a folder without pictures ({', '.join(SUFFIXES)})")
-        return in_order(inside), True
+        return [path / name for name in list_pictures(path)], True
     if path.exists() or not glob.has_magic(given):
         if not path.is_file():
             raise DataError(f"{given}: no such file")
         return [path], False
-    matches = [Path(match) for match in glob.glob(given, recursive=True)]
-    matches = [match for match in matches if match.is_file()]
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    matches = [match for match in matches if not match.is_dir() and not is_hidden(match.name)]
     if not matches:
         raise DataError(f"{given}: no file matches")
-    return in_order(matches), True
+    matches.sort(key=lambda match: natural_key(str(match)))
+    pictures = [match for match in matches if is_picture(match)]
+    if not pictures:
+        raise DataError(f"{given}: no image matches")
+    others = [match.name for match in matches if match not in pictures]
+    report_left_out(given, others, len(pictures))
+    return pictures, True
 
 
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: natural_key(str(path)))
+def target_names(sources: Sequence[Path], suffixes: Sequence[str]) -> list[str]:
+    """What each photograph's result in a folder is called.
 
-
-def target_name(source: Path, suffixes: Sequence[str]) -> str:
-    """The name of a photograph's result in a folder: its own, in its own format if possible."""
-    return source.name if source.suffix.lower() in suffixes else source.stem + suffixes[0]
+    As the photograph, if results are written in its format; else as it with the first of the
+    suffixes: "a.gif" gives "a.png", but "a.gif.png" where something else gives "a.png" as well.
+    """
+    names = [
+        source.name if source.suffix.lower() in suffixes else source.stem + suffixes[0]
+        for source in sources
+    ]
+    count = Counter(name.casefold() for name in names)
+    return [
+        name
+        if name == source.name or count[name.casefold()] == 1
+        else fitting_name(source.name, suffixes[0])
+        for name, source in zip(names, sources, strict=True)
+    ]
 
 
 def check_targets(jobs: Sequence[Job], suffixes: Sequence[str]) -> None:
     """Raises ConfigError where results would overwrite each other or what they are made of."""
-    taken: dict[Path, Path] = {}
-    sources = {job.source.resolve() for job in jobs}
+    taken: dict[str, Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs}
     for job in jobs:
-        place = job.target.resolve()
+        place = os.path.realpath(job.target)
         if job.target.suffix.lower() not in suffixes:
             allowed = ", ".join(suffixes)
             raise ConfigError(f"output: {job.target} given; allowed: a name that ends in {allowed}")
