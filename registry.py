@@ -261,10 +261,11 @@ def read_value(annotation: Any, value: Any, path: str, problems: list[str]) -> A
 def read_scalar(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     if kind in (None, type(None)) and value is None:
         return None
-    if kind is float:
-        number = as_number(value)
-        if number is not None:
-            return number
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
+            if math.isfinite(number):
+                return number if isinstance(value, str) else value
     elif kind is int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -278,20 +279,6 @@ def read_scalar(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         return value
     problems.append(refusal(path, value, kind))
     return UNREAD
-
-
-def as_number(value: Any) -> float | int | None:
-    """A finite number, or text that reads as one; None for anything else. Integers stay so."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return value
-    return None
 
 
 def read_annotated(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:

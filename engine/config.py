@@ -300,25 +300,27 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not YAML, or not keys with values.
     """
-    with file_errors(path, "read", kind=ConfigError):
-        content = path.read_bytes()
     try:
-        raw = yaml.safe_load(content.decode("utf-8"))
+        with file_errors(path, "read", kind=ConfigError):
+            text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: no YAML ({yaml_reason(error)})") from error
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: {show(raw)} given; allowed: keys with values")
     return raw
 
 
-def yaml_reason(error: Exception) -> str:
-    """The gist of a YAML error in one line."""
-    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-    mark = getattr(error, "problem_mark", None)
-    where = f", line {mark.line + 1} column {mark.column + 1}" if mark is not None else ""
-    return " ".join(str(problem).split()) + where
+def parse_yaml(text: str, where: str) -> Any:
+    """A text as YAML; ConfigError, in one line that starts with `where`, if it is none."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1} column {mark.column + 1}" if mark is not None else ""
+        reason = " ".join(str(problem).split()) + place
+        raise ConfigError(f"{where}: no YAML ({reason})") from error
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -334,10 +336,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         keys = path.split(".")
         if not separator or not all(keys):
             raise ConfigError(f"--set: {override!r} given; allowed: KEY.PATH=VALUE")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {path}: no YAML ({yaml_reason(error)})") from error
+        value = parse_yaml(text, f"--set {path}")
         place: Any = raw
         for position, key in enumerate(keys, 1):
             step: Any = key

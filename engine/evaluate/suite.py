@@ -23,9 +23,8 @@ from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import paper_row
 from engine.render import baselines, render_once
-from engine.weights.checkpoint import load_checkpoint, model_of
+from engine.weights import find_weights, load_with_spec
 from engine.weights.download import file_sha256
-from engine.weights.pretrained import find_weights, is_safetensors, read_safetensors
 from utils import DataError
 
 
@@ -69,9 +68,7 @@ def model_method(
         ConfigError, DataError: as `engine.weights.pretrained.load_model`.
     """
     path = find_weights(name)
-    checkpoint = read_safetensors(path) if is_safetensors(path) else load_checkpoint(path)
-    model = model_of(checkpoint, path, raw_weights).to(device).eval()
-    spec = {key: checkpoint["model"][key] for key in ("name", "args")}
+    model, spec = load_with_spec(path, device, raw_weights)
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
         how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}

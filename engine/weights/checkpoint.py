@@ -28,6 +28,8 @@ from utils import ConfigError, DataError, UserError
 
 MAX_VALUES = 10**7
 """Tensors, numbers and texts in a checkpoint, which may name one of them many times."""
+MAX_PATH = 10**4
+"""Characters of the keys that lead to one of them."""
 MODEST = 1000
 """What a specification may ask for whatever its weights, as the range of colours."""
 KEEP_PLAIN = (
@@ -63,16 +65,20 @@ def checksum(value: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
     """Every tensor inside nested dictionaries, lists and tuples, with its path."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors(item, f"{path}/{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from tensors(item, f"{path}/{index}")
+    return ((path, part) for path, part in parts(value) if isinstance(part, Tensor))
+
+
+def parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """A value and all that it holds in nested dictionaries, lists and tuples, with the paths."""
+    waiting = [("", value)]
+    while waiting:
+        path, part = waiting.pop()
+        yield path, part
+        if isinstance(part, (Mapping, list, tuple)):
+            items = [*part.items()] if isinstance(part, Mapping) else [*enumerate(part)]
+            waiting += [(f"{path}/{key}", item) for key, item in reversed(items)]
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -136,11 +142,14 @@ def read_tensors(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
             warnings.simplefilter("ignore")  # about formats that torch.load tells apart itself
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if count_values(content) > MAX_VALUES:
-            raise DataError(f"{path}: no checkpoint (it holds more than {MAX_VALUES} values)")
-        for name, tensor in tensors(content):
-            # A few bytes can claim to be a tensor of any size, by strides of 0.
-            if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        for number, (name, part) in enumerate(parts(content)):
+            # A few bytes can stand for any number of values, or for a value inside itself ...
+            if number > MAX_VALUES or len(name) > MAX_PATH:
+                raise DataError(f"{path}: no checkpoint (it holds more than {MAX_VALUES} values)")
+            # ... and, by strides of 0, for a tensor of any size.
+            if isinstance(part, Tensor) and (
+                part.layout != torch.strided or part.nbytes > part.untyped_storage().nbytes()
+            ):
                 raise DataError(f"{path}: damaged (the tensor {name} is larger than its data)")
     except DataError:
         raise
@@ -227,9 +236,9 @@ def model_of(
     use_ema = checkpoint.get("ema") is not None and not raw_weights
     weights = checkpoint["ema"] if use_ema else checkpoint["model"]["sd"]
     numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
-    for size in whole_numbers(checkpoint["model"]["args"]):
+    for _, size in parts(checkpoint["model"]["args"]):
         # Before so much is built: every layer, channel and block has weights of its own.
-        if size > max(numbers, MODEST):
+        if isinstance(size, int) and size > max(numbers, MODEST):
             raise DataError(f"{path}: the weights do not fit its model: {size} is asked for there")
     try:
         model = models.make({**checkpoint["model"], "sd": weights}, load_sd=True)
@@ -238,33 +247,6 @@ def model_of(
         return model
     except (UserError, ValueError) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
-
-
-def count_values(value: object, known: dict[int, int] | None = None) -> int:
-    """How many values nested dictionaries, lists and tuples hold, themselves included.
-
-    What stands in several places counts as often. Pickle can name a part again instead of
-    repeating it, so a few bytes may stand for more than any loop gets through; this doesn't loop.
-
-    Raises:
-        RecursionError: nested too deeply, or a part that contains itself.
-    """
-    known = {} if known is None else known
-    if not isinstance(value, (Mapping, list, tuple)):
-        return 1
-    if id(value) not in known:
-        parts = value.values() if isinstance(value, Mapping) else value
-        known[id(value)] = 1 + sum(count_values(part, known) for part in parts)
-    return known[id(value)]
-
-
-def whole_numbers(value: Any) -> Iterator[int]:
-    """Every integer inside nested dictionaries, lists and tuples."""
-    if isinstance(value, int):
-        yield value
-    elif isinstance(value, (Mapping, list, tuple)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from whole_numbers(part)
 
 
 def check_answers(model: nn.Module, name: str) -> None:

@@ -53,7 +53,6 @@ def load_model(
     model: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     raw_weights: bool = False,
-    progress: bool = True,
 ) -> nn.Module:
     """A model ready to predict, by file, by the name of published weights, or the default one.
 
@@ -62,29 +61,28 @@ def load_model(
             PUBLISHED, fetched once into the cache folder; or None or "compact-liif" for DEFAULT.
         device: where it is put.
         raw_weights: the weights as trained, also where the file holds their average.
-        progress: show a bar while fetching.
 
     Raises:
         ConfigError: no such file and no such name.
         DataError: a file that is no checkpoint, or weights that can't be fetched.
     """
-    return load_with_spec(model, device, raw_weights, progress)[0]
+    return load_with_spec(model, device, raw_weights)[0]
 
 
 def load_with_spec(
     model: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     raw_weights: bool = False,
-    progress: bool = True,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`load_model`, and the model's specification {name, args}; same errors."""
-    path = find_weights(model, progress)
-    checkpoint = read_safetensors(path) if is_safetensors(path) else load_checkpoint(path)
+    path = find_weights(model)
+    exported = path.suffix == ".safetensors"
+    checkpoint = read_safetensors(path) if exported else load_checkpoint(path)
     module = model_of(checkpoint, path, raw_weights).to(device).eval()
     return module, {key: checkpoint["model"][key] for key in ("name", "args")}
 
 
-def find_weights(model: str | os.PathLike[str] | None = None, progress: bool = True) -> Path:
+def find_weights(model: str | os.PathLike[str] | None = None) -> Path:
     """The file of a model as `load_model` takes it, fetched where need be; same errors."""
     if model is None:
         if not DEFAULT.is_file():
@@ -98,7 +96,7 @@ def find_weights(model: str | os.PathLike[str] | None = None, progress: bool = T
         return path
     name = os.fspath(model)
     if name in PUBLISHED:
-        return fetch(name, progress)
+        return fetch(name)
     names = [DEFAULT.stem, *PUBLISHED]
     if name == DEFAULT.stem:
         return find_weights()
@@ -116,7 +114,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "liif"
 
 
-def fetch(name: str, progress: bool = True) -> Path:
+def fetch(name: str) -> Path:
     """Published weights from the cache, or from their address into the cache.
 
     Raises:
@@ -128,16 +126,12 @@ def fetch(name: str, progress: bool = True) -> Path:
     if path.is_file() and path.stat().st_size == published.bytes:
         return path
     try:
-        return download(published.url, path, published.bytes, published.sha256, progress)
+        return download(published.url, path, published.bytes, published.sha256)
     except DataError as error:
         raise DataError(
             f"{error}; to place the file by hand, save it as {path} "
             f"({published.bytes} bytes, SHA-256 {published.sha256})"
         ) from error
-
-
-def is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
