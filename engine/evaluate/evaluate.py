@@ -7,6 +7,7 @@ tests, or a sample of them, as for validation during training.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from engine.evaluate.metrics import EvalType, make_measures
 from engine.normalisation import denormalise, normalise
 from engine.render import baselines, render_once
 from engine.runtime import autocast
-from models.protocol import ImplicitModel, Target, implicit
+from models.protocol import Target, implicit
 from utils import ConfigError
 
 BATCH_KEYS = ("inp", "coord", "cell", "gt")
@@ -53,17 +54,23 @@ class Evaluation:
         """Mean over the items; nan when there was none."""
         return self.psnr_sum / self.count if self.count else math.nan
 
+    def add_pooled(self, psnr: float, items: int) -> None:
+        """Count the PSNR of some items' pooled squared error."""
+        self.psnr_sum += psnr * items
+        self.count += items
+
+    def add(
+        self, values: dict[str, float | None], lr_size: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        """Count the figures of one picture."""
+        self.images.append(ImageResult(self.count, values, lr_size, size))
+        self.add_pooled(values["psnr"] or 0.0, 1)
+
     def mean(self, metric: str) -> float | None:
         """Mean of a metric over the pictures that have it; None where none has."""
         values = [image.values.get(metric) for image in self.images]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
-
-
-def query_limit(model: ImplicitModel, pictures: int, eval_bsize: int | None) -> int:
-    """Queries of each picture to decode at once: what the model likes best, at most eval_bsize."""
-    suited = max(1, model.query_chunk // pictures)
-    return suited if eval_bsize is None else min(suited, eval_bsize)
 
 
 def predict(
@@ -91,7 +98,8 @@ def predict(
         ]
         return torch.stack(results).mean(0)
     network, target = implicit(model), Target(cell[:, 0])
-    limit = query_limit(network, len(inp), eval_bsize)
+    suited = max(1, network.query_chunk // len(inp))
+    limit = min(suited, eval_bsize or suited)
     chunks = [*zip(coord.split(limit, dim=1), cell.split(limit, dim=1), strict=True)]
     maps = network.encode(inp)
     for _ in range(network.passes):
@@ -118,7 +126,7 @@ def turns(inp: Tensor, coord: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Te
 
 
 def evaluate(
-    model: nn.Module,
+    method: nn.Module | str,
     loader: Iterable[Batch],
     device: torch.device,
     data_norm: DataNorm,
@@ -132,10 +140,10 @@ def evaluate(
     progress: bool = False,
     on_picture: Callable[[int, Picture], None] | None = None,
 ) -> Evaluation:
-    """Figures of a model over a loader.
+    """Figures of a model, or of an interpolation baseline, over a loader.
 
     Args:
-        model: in evaluation mode or not, it comes back as it was; weights on device.
+        method: a model, which comes back in its mode, weights on device; or a baseline's name.
         loader: batches as above, on any device.
         eval_type: None, `div2k-S` or `benchmark-S` (see `engine.config`), which ask for whole
             pictures.
@@ -150,50 +158,74 @@ def evaluate(
         pooled squared errors, weighted by batch size.
 
     Raises:
-        ConfigError: eval_type with sampled queries, an unknown metric or precision.
+        ConfigError: eval_type or a baseline with sampled queries, an unknown metric or precision.
         DataError: a picture smaller than the border that is cut.
     """
+    kind = EvalType.parse(eval_type)
+    measures = make_measures(["psnr", *(name for name in metrics if name != "psnr")], device)
+    how: dict[str, Any] = {"data_norm": data_norm, "precision": precision}
+    how |= {"eval_bsize": eval_bsize, "self_ensemble": self_ensemble}
+    result = Evaluation()
+    bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
+    with evaluating(method):
+        for batch in bar:
+            batch = {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS}
+            size, truth = whole_size(batch), batch["gt"]
+            if size is None and kind.dataset is not None:
+                text = f"eval_type: {eval_type} needs whole pictures; leave out sample_q"
+                raise ConfigError(text)
+            if size is None or (pool and kind.dataset is None):
+                psnr = utils.calc_psnr(predict_batch(method, batch, **how), truth)
+                result.add_pooled(float(psnr), len(truth))
+            else:
+                for inp, gt in zip(batch["inp"], as_pictures(truth, size), strict=True):
+                    picture = enlarge(method, inp, size, **how).to(device)
+                    values = {name: one(picture, gt, kind) for name, one in measures.items()}
+                    if on_picture is not None:
+                        on_picture(result.count, picture)
+                    result.add(values, (inp.shape[-2], inp.shape[-1]), size)
+            bar.set_postfix_str(f"psnr {result.psnr:.4f}", refresh=False)
+    return result
 
-    def sampled(batch: Batch) -> Tensor:
-        inp = normalise(batch["inp"], data_norm.inp, 1)
-        with torch.inference_mode(), autocast(device, precision):
-            colours = predict(model, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
-        return denormalise(colours, data_norm.gt)
 
-    def whole(batch: Batch, size: tuple[int, int]) -> list[Picture]:
-        how: dict[str, Any] = {"precision": precision, "data_norm": data_norm}
-        how |= {"device": device, "eval_bsize": eval_bsize, "self_ensemble": self_ensemble}
-        return [render_once(inp, model, size, **how) for inp in batch["inp"]]
-
-    training = model.training
-    model.eval()
+@contextlib.contextmanager
+def evaluating(method: nn.Module | str) -> Iterator[None]:
+    """A model in evaluation mode, and afterwards in its own again; a baseline has none."""
+    if isinstance(method, str):
+        yield
+        return
+    training = method.training
+    method.eval()
     try:
-        return _measure(
-            sampled, whole, loader, device, eval_type, metrics, pool, progress, on_picture
-        )
+        yield
     finally:
-        model.train(training)
+        method.train(training)
 
 
-def evaluate_baseline(
-    name: str,
-    loader: Iterable[Batch],
-    eval_type: str | None = None,
+@torch.inference_mode()
+def predict_batch(
+    method: nn.Module | str,
+    batch: Batch,
     *,
-    metrics: Sequence[str] = ("psnr",),
-    progress: bool = False,
-    on_picture: Callable[[int, Picture], None] | None = None,
-) -> Evaluation:
-    """`evaluate` for an interpolation baseline, over a loader of whole pictures."""
-
-    def sampled(batch: Batch) -> Tensor:
+    data_norm: DataNorm,
+    precision: str,
+    eval_bsize: int | None,
+    self_ensemble: bool,
+) -> Tensor:
+    """Colours in [0, 1] of a batch's queries: (B, Q, 3)."""
+    if isinstance(method, str):
         raise ConfigError("--baseline: whole pictures needed, but sample_q is given")
+    inp = normalise(batch["inp"], data_norm.inp, 1)
+    with autocast(inp.device, precision):
+        values = predict(method, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
+    return denormalise(values, data_norm.gt)
 
-    def whole(batch: Batch, size: tuple[int, int]) -> list[Picture]:
-        return [from_uint8(baselines.enlarge(name, to_uint8(inp), size)) for inp in batch["inp"]]
 
-    device = torch.device("cpu")
-    return _measure(sampled, whole, loader, device, eval_type, metrics, False, progress, on_picture)
+def enlarge(method: nn.Module | str, inp: Tensor, size: tuple[int, int], **how: Any) -> Picture:
+    """A picture (3, h, w) in [0, 1] at another size; how: as `render_once` takes it."""
+    if isinstance(method, str):
+        return from_uint8(baselines.enlarge(method, to_uint8(inp), size))
+    return render_once(inp, method, size, device=inp.device, **how)
 
 
 def to_uint8(picture: Tensor) -> baselines.Image:
@@ -214,45 +246,6 @@ def whole_size(batch: Batch) -> tuple[int, int] | None:
         return None
     grid = utils.make_coord((height, width)).to(coord)
     return (height, width) if torch.allclose(coord, grid.expand_as(coord), atol=1e-5) else None
-
-
-def _measure(
-    sampled: Callable[[Batch], Tensor],
-    whole: Callable[[Batch, tuple[int, int]], Sequence[Picture]],
-    loader: Iterable[Batch],
-    device: torch.device,
-    eval_type: str | None,
-    metrics: Sequence[str],
-    pool: bool,
-    progress: bool,
-    on_picture: Callable[[int, Picture], None] | None,
-) -> Evaluation:
-    kind = EvalType.parse(eval_type)
-    wanted = ["psnr", *(name for name in metrics if name != "psnr")]
-    measures = make_measures(wanted, device)
-    result = Evaluation()
-    bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
-    for batch in bar:
-        batch = {key: batch[key].to(device, non_blocking=True) for key in BATCH_KEYS}
-        size = whole_size(batch)
-        if size is None and kind.dataset is not None:
-            raise ConfigError(f"eval_type: {eval_type} needs whole pictures; leave out sample_q")
-        truth = batch["gt"]
-        if size is None or (pool and kind.dataset is None):
-            result.psnr_sum += float(utils.calc_psnr(sampled(batch), truth)) * len(truth)
-            result.count += len(truth)
-        else:
-            pictures = (picture.to(device) for picture in whole(batch, size))
-            for picture, other in zip(pictures, as_pictures(truth, size), strict=True):
-                values = {name: measure(picture, other, kind) for name, measure in measures.items()}
-                lr_size = (batch["inp"].shape[-2], batch["inp"].shape[-1])
-                result.images.append(ImageResult(result.count, values, lr_size, size))
-                if on_picture is not None:
-                    on_picture(result.count, picture)
-                result.psnr_sum += values["psnr"] or 0.0
-                result.count += 1
-        bar.set_postfix_str(f"psnr {result.psnr:.4f}", refresh=False)
-    return result
 
 
 def as_pictures(colours: Tensor, size: tuple[int, int]) -> Tensor:

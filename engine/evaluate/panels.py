@@ -18,7 +18,7 @@ from torch import nn
 from datasets.resize import resize_pil
 from datasets.transforms import to_bytes
 from engine.config import DataNorm
-from engine.evaluate.evaluate import from_uint8, to_uint8
+from engine.evaluate.evaluate import evaluating, from_uint8, to_uint8
 from engine.evaluate.metrics import EvalType, psnr
 from engine.render import baselines, render_once
 from engine.render.baselines import Image
@@ -239,19 +239,15 @@ def training_panel(
         seen.setdefault(wrapper.name(index), index)
         if len(seen) == count:
             break
-    training = model.training
-    model.eval()
+    how: dict[str, Any] = {"device": device, "data_norm": data_norm, "precision": precision}
     panels = []
     for name, index in seen.items():
         low, truth = middle_pair(wrapper.fetch(index), scale, side)
-        size = truth.shape[:2]
-        picture = to_uint8(
-            render_once(low, model, size, device=device, data_norm=data_norm, precision=precision)
-        )
+        with evaluating(model):
+            picture = to_uint8(render_once(low, model, truth.shape[:2], **how))
         shown = Shown("model", picture, psnr_text(picture, truth, EvalType()))
         methods = with_baselines(low, truth, [shown], EvalType())
         panels.append(comparison_panel(Path(name).name, low, truth, methods))
-    model.train(training)
     width = max(panel.shape[1] for panel in panels)
     return np.concatenate([padded(panel, len(panel), width - panel.shape[1]) for panel in panels])
 

@@ -13,7 +13,7 @@ from torch import nn
 import datasets
 from engine.config import TestConfig
 from engine.distributed import Processes
-from engine.evaluate.evaluate import Evaluation, Picture, evaluate, evaluate_baseline
+from engine.evaluate.evaluate import Evaluation, Picture, evaluate
 from engine.evaluate.metrics import EvalType
 from engine.evaluate.suite_figures import file_stems
 from engine.loader import VAL_ITEMS, Drawn, Key
@@ -63,26 +63,20 @@ def run_test(
         if on_picture is not None:
             on_picture(stems[indices[position]], picture)
 
-    common: dict[str, Any] = {
-        "eval_type": config.eval_type,
-        "metrics": metrics,
-        "progress": progress and processes.is_main,
-        "on_picture": save,
-    }
-    if isinstance(method, str):
-        result = evaluate_baseline(method, loader, **common)
-    else:
-        result = evaluate(
-            method,
-            loader,
-            device,
-            config.data_norm,
-            eval_bsize=config.eval_bsize,
-            precision=config.precision,
-            self_ensemble=self_ensemble,
-            pool=False,
-            **common,
-        )
+    result = evaluate(
+        method,
+        loader,
+        torch.device("cpu") if isinstance(method, str) else device,
+        config.data_norm,
+        config.eval_type,
+        config.eval_bsize,
+        config.precision,
+        metrics=metrics,
+        self_ensemble=self_ensemble,
+        pool=False,
+        progress=progress and processes.is_main,
+        on_picture=save,
+    )
     return merge(result, indices, processes), names
 
 

@@ -15,11 +15,11 @@ from engine.config import DataNorm
 from engine.normalisation import denormalise, norm_of
 from engine.render import saved
 from engine.render.features import Source, Tile
-from engine.render.pixels import PathLike, Photograph, as_pixels, to_pixels
+from engine.render.pixels import PathLike, Photograph, as_pixels, rgb, to_pixels
 from engine.render.tiling import Box, Grid, Plan, Span, chunks, make_plan, split_by_rows
 from engine.runtime import choose_device, usable_precision
 from engine.weights.pretrained import load_with_spec
-from models.protocol import Features, implicit
+from models.protocol import Features, each_map, implicit
 from utils import ConfigError
 
 Report = Callable[[int], object]  # told how many pixels are done since the last time
@@ -42,7 +42,6 @@ class ContinuousImage:
         model: nn.Module,
         size: tuple[int, int],
         device: torch.device,
-        *,
         pixels: np.ndarray | None = None,
         features: Features | None = None,
         precision: str = "fp32",
@@ -57,6 +56,8 @@ class ContinuousImage:
         self.norm = data_norm or norm_of(model)
         suited = self.model.query_chunk
         self.query_chunk = min(suited, eval_bsize or suited)
+        if features is not None:
+            features = each_map(features, lambda one: one.to(device))
         self._source = Source(self.model, size, device, self.precision, self.norm, pixels, features)
 
     @classmethod
@@ -99,16 +100,9 @@ class ContinuousImage:
         else:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
-        image = cls(
-            module,
-            (pixels.shape[0], pixels.shape[1]),
-            place,
-            pixels=pixels,
-            precision=precision,
-            spec=spec,
-            data_norm=data_norm,
-            eval_bsize=eval_bsize,
-        )
+        size = pixels.shape[0], pixels.shape[1]
+        how = precision, spec, data_norm, eval_bsize
+        image = cls(module, size, place, pixels, None, *how)
         if keep_features or image.model.halo is None:
             image.keep()
         return image
@@ -229,12 +223,10 @@ class ContinuousImage:
         """Tiles for coord (Q, 2) in any order; chunks belong to indices of it."""
         layout = self._source.layout
         for index in split_by_rows(self.size, coord):
-            group = coord[index]
+            group, chunk = coord[index], self.query_chunk
             low, high = group.amin(0).tolist(), group.amax(0).tolist()
-            rows, columns = (
-                layout.window(axis, low[axis], high[axis], cell[axis]) for axis in (0, 1)
-            )
-            chunk = self.query_chunk
+            rows = layout.window(0, low[0], high[0], cell[0])
+            columns = layout.window(1, low[1], high[1], cell[1])
             queries = zip(index.split(chunk), group[None].split(chunk, 1), strict=True)
             yield Tile(rows, columns, queries)
 
@@ -247,12 +239,9 @@ class ContinuousImage:
         """
         if self.spec is None:
             raise ConfigError("spec: needed to save what a model given as a module represents")
-        saved.write(
-            Path(path),
-            saved.Content(
-                self.spec, self.model, self._source.keep(), self.size, self.precision, self.norm
-            ),
-        )
+        features = self._source.keep()
+        what = self.spec, self.model, features, self.size, self.precision, self.norm
+        saved.write(Path(path), *what)
 
     @classmethod
     def load(cls, path: PathLike, device: torch.device | str | None = None) -> ContinuousImage:
@@ -262,16 +251,7 @@ class ContinuousImage:
             DataError: not readable, damaged, or something else.
         """
         place = torch.device(device) if device else choose_device()
-        content = saved.read(Path(path), place)
-        return cls(
-            content.model,
-            content.size,
-            place,
-            features=content.features,
-            precision=usable_precision(place, content.precision),
-            spec=content.spec,
-            data_norm=content.norm,
-        )
+        return cls(device=place, **saved.read(Path(path)))
 
 
 def render_once(
@@ -292,7 +272,7 @@ def render_once(
     Returns:
         float32 (3, height, width) in [0, 1], on the CPU.
     """
-    pixels = as_pixels(photo)
+    pixels = rgb(as_pixels(photo))
     orientations = [*itertools.product((False, True), FLIPS)] if self_ensemble else [(False, ())]
     total = torch.zeros(3, *size)
     for transposed, axes in orientations:

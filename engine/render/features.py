@@ -169,7 +169,10 @@ class Source:
         ):
             window = self.maps(moved(down, -rows[0]), moved(across, -columns[0]))
             if whole is None:
-                whole = each_map(window, lambda one: empty_like(one, height, width))
+                whole = each_map(  # in memory (1, h, w, c)
+                    window,
+                    lambda one: one.new_empty(1, height, width, one.shape[1]).permute(0, 3, 1, 2),
+                )
             for into, one in zip(maps_of(whole), maps_of(window), strict=True):
                 into[..., slice(*down), slice(*across)] = one
         assert whole is not None
@@ -188,13 +191,3 @@ def inside(span: Span, other: Span) -> bool:
 def cut(maps: Features, rows: Span, columns: Span) -> Features:
     """Rows and columns of maps (B, C, h, w), in the layout that is fastest to look up."""
     return each_map(maps, lambda one: channels_last(one[..., slice(*rows), slice(*columns)]))
-
-
-def empty_like(one: Tensor, height: int, width: int) -> Tensor:
-    """Memory for a map like this one (1, c, h, w), of another size."""
-    return torch.empty(
-        (1, one.shape[1], height, width),
-        dtype=one.dtype,
-        device=one.device,
-        memory_format=torch.channels_last,
-    )

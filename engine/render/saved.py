@@ -6,7 +6,7 @@ import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,37 +24,38 @@ FORMAT = "liif continuous image 1"
 ENCODER = "encoder."  # prefix of the weights that a representation has no use for
 
 
-class Content(NamedTuple):
-    """What a file holds; `spec` is the model's {name, args}, `size` the photograph's."""
+def write(
+    path: Path,
+    spec: Mapping[str, Any],
+    model: ImplicitModel,
+    features: Features,
+    size: tuple[int, int],
+    precision: str,
+    data_norm: DataNorm,
+) -> None:
+    """Write a represented photograph of this size, whose model is {name, args}.
 
-    spec: Mapping[str, Any]
-    model: ImplicitModel
-    features: Features
-    size: tuple[int, int]
-    precision: str
-    norm: DataNorm
-
-
-def write(path: Path, content: Content) -> None:
-    """Write a represented photograph; DataError where that fails."""
+    Raises:
+        DataError: the file can't be written.
+    """
     buffer = io.BytesIO()
     torch.save(
         {
             "format": FORMAT,
-            "model": {"name": content.spec["name"], "args": content.spec["args"]},
-            "sd": {key: value.cpu() for key, value in decoder_weights(content.model).items()},
-            "features": each_map(content.features, Tensor.cpu),
-            "size": list(content.size),
-            "precision": content.precision,
-            "config": {"data_norm": dataclasses.asdict(content.norm)},
+            "model": {"name": spec["name"], "args": spec["args"]},
+            "sd": {key: value.cpu() for key, value in decoder_weights(model).items()},
+            "features": each_map(features, Tensor.cpu),
+            "size": list(size),
+            "precision": precision,
+            "config": {"data_norm": dataclasses.asdict(data_norm)},
         },
         buffer,
     )
     write_whole(path, buffer.getbuffer())
 
 
-def read(path: Path, device: torch.device) -> Content:
-    """Read what `write` wrote, its features onto a device.
+def read(path: Path) -> dict[str, Any]:
+    """Read what `write` wrote, by the names of its arguments; all on the CPU.
 
     Raises:
         DataError: not readable, damaged, or something else.
@@ -77,8 +78,14 @@ def read(path: Path, device: torch.device) -> Content:
     if not fits:
         raise DataError(f"{path}: damaged (weights or features do not fit the model)")
     model.load_state_dict(given, strict=False)
-    features = each_map(features, lambda one: one.to(device))
-    return Content(spec, model, features, size, content["precision"], norm)
+    return {
+        "model": model,
+        "size": size,
+        "features": features,
+        "precision": content["precision"],
+        "spec": spec,
+        "data_norm": norm,
+    }
 
 
 def layout_problem(content: Any) -> str | None:
