@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import utils
 from engine.render import ContinuousImage, continuous_image
-from engine.render.tiling import Grid, divide
+from engine.render.tiling import Grid, Plan, cuts
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -28,7 +28,8 @@ def in_one_piece(model: nn.Module, pixels: np.ndarray, height: int, width: int) 
 
 def tiled(image: ContinuousImage, grid: Grid, tile: int) -> np.ndarray:
     """A grid rendered in tiles of about `tile` pixels of the photograph."""
-    count = [-(-length // tile) for length in image.size]
+    bands, tiles = (-(-length // tile) for length in image.size)
+    plan = Plan(cuts(grid.height, bands), cuts(grid.width, tiles))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(continuous_image, "make_plan", lambda *_: divide(grid, *count))
+        patch.setattr(continuous_image, "make_plan", lambda *_: plan)
         return np.concatenate([*image.bands(grid)])

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,7 +125,8 @@ class Layout:
     def window(self, axis: int, first: float, last: float, cell: float) -> Span:
         """The codes along an axis that answer queries from `first` to `last` in [-1, 1].
 
-        cell: extent of a query's pixel in the same units.
+        Args:
+            cell: extent of a query's pixel in the same units.
         """
         count = self.codes[axis]
         if self.reach is None:
@@ -148,8 +150,7 @@ class Layout:
         return max(0, low), min(self.size[axis], high)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How output pixels are divided: bands of rows, each in tiles of so many columns."""
 
     bands: tuple[Span, ...]
@@ -159,49 +160,36 @@ class Plan:
 def make_plan(layout: Layout, grid: Grid, pixel_bytes: int) -> Plan:
     """The division that encodes the fewest pixels with windows and bands of bounded size.
 
-    pixel_bytes: of an output pixel, as it is held until its band is complete.
+    Args:
+        pixel_bytes: of an output pixel, as it is held until its band is complete.
     """
-    rows_per_band = max(1, BAND // (grid.width * pixel_bytes))
-    bands_needed = math.ceil(grid.height / rows_per_band)
+    fewest = math.ceil(grid.height / max(1, BAND // (grid.width * pixel_bytes)))
     if layout.reach is None:
-        return divide(grid, bands_needed, 1)
+        return Plan(cuts(grid.height, fewest), cuts(grid.width, 1))
     budget = max(WINDOW, (4 * layout.margin + 16) ** 2)
-    best: tuple[int, Plan] | None = None
+    best, least = Plan(cuts(grid.height, grid.height), cuts(grid.width, grid.width)), math.inf
     for tiles in range(1, grid.width + 1):
-        plan, encoded = narrowest(layout, grid, bands_needed, tiles, budget)
-        if plan is not None and (best is None or encoded < best[0]):
-            best = encoded, plan
-        elif best is not None and tiles > 2 * len(best[1].tiles):
+        if math.isfinite(least) and tiles > 2 * len(best.tiles):
             break  # more tiles mean more margin; nothing better follows
-    return best[1] if best else divide(grid, grid.height, grid.width)
-
-
-def narrowest(
-    layout: Layout, grid: Grid, bands: int, tiles: int, budget: int
-) -> tuple[Plan | None, int]:
-    """The fewest bands, at least `bands`, whose windows fit, and the pixels then encoded."""
-    widths = read_lengths(layout, grid, 1, tiles)
-    room = budget // max(widths)
-    while bands <= grid.height:
-        heights = read_lengths(layout, grid, 0, bands)
-        if max(heights) <= room:
-            return divide(grid, bands, tiles), sum(heights) * sum(widths)
-        # As many more as the excess asks for, so that few steps are needed.
-        bands = max(bands + 1, min(bands * max(heights) // room, 2 * bands) - 1)
-    return None, 0
+        widths, bands = read_lengths(layout, grid, 1, tiles), fewest
+        room = budget // max(widths)
+        while bands <= grid.height:
+            heights = read_lengths(layout, grid, 0, bands)
+            if max(heights) <= room:
+                if sum(heights) * sum(widths) < least:
+                    least = sum(heights) * sum(widths)
+                    best = Plan(cuts(grid.height, bands), cuts(grid.width, tiles))
+                break
+            # As many more as the excess asks for, so that few steps are needed.
+            bands = max(bands + 1, min(bands * max(heights) // room, 2 * bands) - 1)
+    return best
 
 
 def read_lengths(layout: Layout, grid: Grid, axis: int, count: int) -> list[int]:
     """How many input pixels along an axis are read for each of `count` spans of the grid."""
-    lengths = []
-    for span in cuts((grid.height, grid.width)[axis], count):
-        low, high = layout.pixels(axis, layout.window_of(grid, axis, span))
-        lengths.append(high - low)
-    return lengths
-
-
-def divide(grid: Grid, bands: int, tiles: int) -> Plan:
-    return Plan(cuts(grid.height, bands), cuts(grid.width, tiles))
+    spans = cuts((grid.height, grid.width)[axis], count)
+    pixels = (layout.pixels(axis, layout.window_of(grid, axis, span)) for span in spans)
+    return [high - low for low, high in pixels]
 
 
 def cuts(length: int, count: int) -> tuple[Span, ...]:
