@@ -1,4 +1,4 @@
-"""The decoding function f on many rows: look-up, offset and cell columns, hidden layers.
+"""The decoding function f on many rows: look-up, offset and cell, hidden layers.
 
 On a CPU, rows are worked through in blocks that stay in its cache, forward and backward, and a
 block's activations are written over where nobody needs them again. Left to autograd, every step of
@@ -44,7 +44,7 @@ class Workspace:
 
 
 class Decode(torch.autograd.Function):
-    """Answers of f to R rows; see `decode`."""
+    """Predictions of f for R rows; see `decode`."""
 
     @staticmethod
     def forward(
@@ -53,7 +53,7 @@ class Decode(torch.autograd.Function):
         dtype: torch.dtype,
         table: Tensor,
         row: Tensor,
-        columns: Tensor,
+        rel_coord_cell: Tensor,
         first: Tensor,
         *rest: Tensor,
     ) -> Tensor:
@@ -64,12 +64,12 @@ class Decode(torch.autograd.Function):
         size = min(block_rows(), count)
         work = Workspace(keep, size)
         out_dim = biases[-1].shape[0] if biases else table.shape[1]
-        answers = table.new_empty(count, out_dim, dtype=dtype if weights else table.dtype)
-        blocks = zip(row.split(size), columns.split(size), answers.split(size), strict=True)
-        for rows, column, answer in blocks:
+        predictions = table.new_empty(count, out_dim, dtype=dtype if weights else table.dtype)
+        blocks = (one.split(size) for one in (row, rel_coord_cell, predictions))
+        for rows, offset, prediction in zip(*blocks, strict=True):
             n = rows.shape[0]
-            place = work.give(0, n, table.shape[1], table.dtype, table) if weights else answer
-            x = torch.index_select(table, 0, rows, out=place).addmm_(column, first.t())
+            place = work.give(0, n, table.shape[1], table.dtype, table) if weights else prediction
+            x = torch.index_select(table, 0, rows, out=place).addmm_(offset, first.t())
             if weights:
                 x.relu_()
             if weights and dtype != table.dtype:
@@ -78,7 +78,7 @@ class Decode(torch.autograd.Function):
                 last = i == len(weights) - 1
                 if keep:
                     kept.append(x)
-                out = answer if last else work.give((i + 1) % 2, n, bias.shape[0], dtype, table)
+                out = prediction if last else work.give((i + 1) % 2, n, bias.shape[0], dtype, table)
                 x = torch.addmm(bias, x, weight.t(), out=out)
                 if not last:
                     x.relu_()
@@ -86,13 +86,13 @@ class Decode(torch.autograd.Function):
         ctx.table_rows = table.shape[0]
         ctx.out_dtype = dtype
         if keep:
-            ctx.save_for_backward(row, columns, first, *weights, *kept)
-        return answers.float()
+            ctx.save_for_backward(row, rel_coord_cell, first, *weights, *kept)
+        return predictions.float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        row, columns, first, *saved = ctx.saved_tensors
+        row, rel_coord_cell, first, *saved = ctx.saved_tensors
         n = ctx.layers
         weights, kept = saved[:n], saved[n:]
         size = min(block_rows(), row.shape[0])
@@ -100,7 +100,7 @@ class Decode(torch.autograd.Function):
             # Weights' gradients are summed transposed, as (in, out): the faster product on CPU.
             table_grad = grad.new_zeros(ctx.table_rows, first.shape[0])
             first_grad = grad.new_zeros(first.shape[1], first.shape[0])
-            columns_grad = torch.empty_like(columns) if ctx.needs_input_grad[4] else None
+            offset_grad = torch.empty_like(rel_coord_cell) if ctx.needs_input_grad[4] else None
             weight_grads = [grad.new_zeros(weight.shape[1], weight.shape[0]) for weight in weights]
             bias_grads = [grad.new_zeros(weight.shape[0]) for weight in weights]
             work = Workspace(False, size)
@@ -115,16 +115,16 @@ class Decode(torch.autograd.Function):
                     g = torch.mm(g, weights[layer], out=out)
                     torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g)
                 g = g.to(first.dtype)
-                first_grad.addmm_(columns[block].t(), g)
+                first_grad.addmm_(rel_coord_cell[block].t(), g)
                 table_grad.index_add_(0, row[block], g)
-                if columns_grad is not None:
-                    torch.mm(g, first, out=columns_grad[block])
+                if offset_grad is not None:
+                    torch.mm(g, first, out=offset_grad[block])
         rest = [
             part
             for weight, bias in zip(weight_grads, bias_grads, strict=True)
             for part in (weight.t(), bias)
         ]
-        return None, None, table_grad, None, columns_grad, first_grad.t(), *rest
+        return None, None, table_grad, None, offset_grad, first_grad.t(), *rest
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -139,7 +139,7 @@ def decode(
     dtype: torch.dtype,
     table: Tensor,
     row: Tensor,
-    columns: Tensor,
+    rel_coord_cell: Tensor,
     first: Tensor,
     layers: Sequence[torch.nn.Linear],
 ) -> Tensor:
@@ -147,10 +147,10 @@ def decode(
 
     Args:
         dtype: precision of the products of the hidden layers.
-        table: float32 (codes, C): the first layer at each code, without its columns.
+        table: float32 (codes, C): the first layer at each code, without offset and cell.
         row: (R,) the code of each row.
-        columns: float32 (R, k) offset and cell.
-        first: (C, k) the first layer's weights of the columns.
+        rel_coord_cell: float32 (R, k) offset and cell.
+        first: (C, k) the first layer's weights of offset and cell.
         layers: f's other layers; a ReLU stands before each.
 
     Returns:
@@ -160,12 +160,12 @@ def decode(
         table, first = table.float(), first.float()
         if table.device.type == "cpu" and not torch.compiler.is_compiling():
             parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-            tensors = (table, row, columns, first, *parameters)
+            tensors = (table, row, rel_coord_cell, first, *parameters)
             keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
             return Decode.apply(keep, dtype, *tensors)
         # On a GPU there is no such cache; a graph (torch.compile, ONNX) of the loop over blocks
         # would hold every block, and be slow to make and to run.
-        x = torch.addmm(table.index_select(0, row), columns, first.t())  # (R, C)
+        x = torch.addmm(table.index_select(0, row), rel_coord_cell, first.t())  # (R, C)
         for layer in layers:
             weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
             x = F.linear(x.relu_().to(dtype), weight, bias)

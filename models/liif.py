@@ -45,7 +45,7 @@ class LIIF(ImplicitModel):
         encoder_spec: the encoder E.
         imnet_spec: the decoding function f, an `mlp` (its `in_dim` is worked out here). Absent:
             the encoder upsamples by itself, and a query is the nearest pixel of its output.
-        local_ensemble: four codes answer each query, blended by area (section 3.2).
+        local_ensemble: four codes predict each query, blended by area (section 3.2).
         feat_unfold: a code is its 3x3 neighbourhood (section 3.2).
         cell_decode: f is told the size of the pixel asked for (section 3.2).
     """
@@ -68,7 +68,7 @@ class LIIF(ImplicitModel):
             imnet = make(imnet_spec, args={"in_dim": in_dim})
             assert isinstance(imnet, MLP)
             self.imnet = imnet
-        # One code away where four answer, and one more that unfolding looks at.
+        # One code away where four predict, and one more that unfolding looks at.
         self.reach = 0 if self.imnet is None else int(local_ensemble) + int(feat_unfold)
 
     @staticmethod

@@ -20,12 +20,12 @@ AREA = 1e-9
 
 
 class Neighbours(NamedTuple):
-    """The N codes that answer each query.
+    """The N codes that predict each query.
 
     Attributes:
         row: (N, B, Q) int64, rows of a (B * h * w)-row table of the codes in the window.
         offset: (N, B, Q, 2), query minus code as (y, x), in units of a code.
-        weight: (N, B, Q), of each code's answer; they sum to 1 over N.
+        weight: (N, B, Q), of each code's prediction; they sum to 1 over N.
     """
 
     row: Tensor
@@ -88,7 +88,7 @@ def neighbours(
     ).view(n * n, batch, queries, 2)
     if not ensemble:
         return Neighbours(index, offset, None)
-    # The answer of a code counts by the area between the query and the opposite code.
+    # The prediction of a code counts by the area between the query and the opposite code.
     area = (offset_y[:, None] * offset_x).abs().view(n * n, batch, queries) + AREA
     return Neighbours(index, offset, area.flip(0) / area.sum(0))
 
@@ -98,7 +98,7 @@ def nearest_pixels(
 ) -> Tensor:
     """The pixel of `picture` (B, C, h, w) nearest to each query (B, Q, 2) -> (B, Q, C).
 
-    A query at exactly -1 or 1 can round to a place outside, where the answer is 0.
+    A query at exactly -1 or 1 can round to a place outside, where it is 0.
     """
     batch, channels, height, width = picture.shape
     row = nearest_index(coord[..., 0], size[0]).long() - origin[0]
