@@ -156,12 +156,12 @@ def table(contenders: list[Contender], rates: dict[str, float]) -> str:
     first = contenders[0]
     for one in contenders:
         processor = statistics.median(one.processor)
-        memory = "" if one.peak is None else f"{one.peak / 1e6:.0f}"
+        memory = "" if one.peak is None else f"{one.peak / 1e6:.3g}"
         share = one.flops / one.median / rates[one.precision]
         difference = "" if one.error is None else f"{one.error:.1e}"
         lines.append(
-            f"| {one.name} | {one.median * 1e3:.1f} | {ratio(first.seconds, one.seconds):.2f} "
-            f"| {processor * 1e3:.1f} | {ratio(first.processor, one.processor):.2f} "
+            f"| {one.name} | {one.median * 1e3:.4g} | {ratio(first.seconds, one.seconds):.3g} "
+            f"| {processor * 1e3:.4g} | {ratio(first.processor, one.processor):.3g} "
             f"| {memory} | {share:.0%} | {difference} |"
         )
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
     python benchmarks/render.py [--size 128] [--scale 4] [--rounds 7] [--device cpu]
     python benchmarks/render.py --windows     what larger and smaller windows cost and bring
+    python benchmarks/render.py --compact     EDSR-baseline-LIIF beside the bundled compact LIIF
 
 Plain is `tests/oracle.py`: the photograph encoded in one piece, queries in chunks of 30000.
 """
@@ -12,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from benchmarks import common
+from benchmarks.decode import LIIF
 from engine.normalisation import PAPER, denormalise
 from engine.render import ContinuousImage, tiling
 from engine.render.features import cut
 from engine.render.pixels import to_network, to_pixels
 from engine.render.tiling import Grid
+from engine.weights.pretrained import load_model
 from models.protocol import ImplicitModel
 from tests import oracle
 from utils import make_coord
 
-SPEC: dict[str, Any] = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {"name": "edsr-baseline", "args": {"no_upsampling": True}},
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [256] * 4}},
-    },
-}
 WINDOWS = [1 << power for power in (14, 15, 16, 17, 18, 19)]  # in input pixels
 
 Render = Callable[[], np.ndarray]
@@ -51,7 +46,7 @@ def make_pixels(size: int) -> np.ndarray:
 def plain_renderer(size: int, scale: float, device: torch.device) -> Render:
     """The plain model on a photograph of size x size: uint8 (length, length, 3)."""
     torch.manual_seed(0)
-    model = oracle.plain(SPEC).to(device).eval()
+    model = oracle.plain(LIIF).to(device).eval()
     pixels, length = make_pixels(size), round(size * scale)
 
     def render() -> np.ndarray:
@@ -83,7 +78,7 @@ def compare(options: argparse.Namespace) -> None:
     """The plain version and ours; the difference is in levels of 255."""
     device, size = torch.device(options.device), (options.size, options.scale)
     torch.manual_seed(0)
-    model = models.make(SPEC).to(device).eval()  # the weights that the plain one draws
+    model = models.make(LIIF).to(device).eval()  # the weights that the plain one draws
     contenders = [common.Contender("plain fp32", plain_renderer(*size, device))]
     contenders += [
         common.Contender(
@@ -101,11 +96,30 @@ def compare(options: argparse.Namespace) -> None:
     print(f"\n{common.machine(device, rates)}")
 
 
+def compare_models(options: argparse.Namespace) -> None:
+    """The bundled compact model beside the one it is compared with, by the same code."""
+    device, size = torch.device(options.device), (options.size, options.scale)
+    pair = {
+        "EDSR-baseline-LIIF": models.make(LIIF).to(device).eval(),
+        "compact-liif": load_model(device=device),
+    }
+    for precision in options.precisions:
+        contenders = [
+            common.Contender(
+                f"{name} {precision}", our_renderer(model, *size, device, precision), precision
+            )
+            for name, model in pair.items()
+        ]
+        rates = common.measure(contenders, options.rounds, device)
+        print(common.table(contenders, rates))
+        print(f"\n{common.machine(device, rates)}\n")
+
+
 def compare_windows(options: argparse.Namespace) -> None:
     """Encoding one window of each size: what it costs per pixel that is kept, and in memory."""
     device = torch.device(options.device)
     torch.manual_seed(0)
-    model = models.make(SPEC).to(device).eval()
+    model = models.make(LIIF).to(device).eval()
     contenders, kept = [], []
     for window in WINDOWS:
         side = int(window**0.5)
@@ -144,9 +158,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="of the photograph: size x size")
     parser.add_argument("--scale", type=float, default=4)
     parser.add_argument("--windows", action="store_true", help="compare sizes of windows instead")
+    parser.add_argument("--compact", action="store_true", help="compare two models instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    (compare_windows if options.windows else compare)(options)
+    if options.windows:
+        compare_windows(options)
+    else:
+        (compare_models if options.compact else compare)(options)
 
 
 if __name__ == "__main__":

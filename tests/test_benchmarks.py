@@ -77,6 +77,6 @@ def test_rendering_beside_the_plain_version(root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_compact_model_beside_the_papers(root: Path) -> None:
-    rows = rows_of(root, "compact.py", "--size", "12", "--scale", "2", *FP32)
+    rows = rows_of(root, "render.py", "--compact", "--size", "12", "--scale", "2", *FP32)
     assert [row[0] for row in rows] == ["EDSR-baseline-LIIF fp32", "compact-liif fp32"]
     assert all(float(row[1]) > 0 for row in rows)
