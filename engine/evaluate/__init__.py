@@ -5,7 +5,7 @@
 (`suite_figures`). `metrics` are what is measured; `tables`, `charts` and `panels` show it.
 """
 
-from engine.evaluate.evaluate import Evaluation, evaluate_baseline, predict
+from engine.evaluate.evaluate import Evaluation, predict
 from engine.evaluate.metrics import METRICS, EvalType, calc_ssim, make_measures
 from engine.evaluate.suite import baseline_method, model_method, run_suites
 
@@ -15,7 +15,6 @@ __all__ = [
     "Evaluation",
     "baseline_method",
     "calc_ssim",
-    "evaluate_baseline",
     "make_measures",
     "model_method",
     "predict",
