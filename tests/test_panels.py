@@ -34,6 +34,7 @@ from engine.evaluate.panels import (
     training_panel,
     with_baselines,
 )
+from engine.evaluate.suite_data import Pictures, find_suite
 from engine.evaluate.suite_figures import SuiteFigures, file_part, file_stems
 from engine.train.monitor import TensorBoardWriter
 from tests.small import HALF, photograph, run, small_model, write_benchmark
@@ -231,9 +232,11 @@ def test_names_of_files_are_plain() -> None:
     ("names", "stems"),
     [
         (["b.png", "a.jpg"], ["b", "a"]),
-        (["a.png", "a.jpg", "b.png"], ["a.png", "a.jpg", "b"]),
-        (["a.png", "A.jpg"], ["a.png", "A.jpg"]),
-        (["a.png.webp", "a.png", "a.jpg"], ["a.png", "a.png-2", "a.jpg"]),
+        (["a.png", "a.jpg", "b.png"], ["a", "a.jpg", "b"]),
+        (["a.png", "A.jpg"], ["a", "A.jpg"]),
+        (["a.png.webp", "a.png", "a.jpg"], ["a.png", "a", "a.jpg"]),
+        (["a.png", "a.jpg", "a.jpg.png"], ["a", "a.jpg", "a.jpg-2"]),
+        (["a.png", "A.PNG"], ["a", "A-2"]),
         (["caf\udce9.png", "caf\udce8.png"], ["caf\udce9", "caf\udce8"]),
     ],
 )
@@ -241,12 +244,30 @@ def test_no_two_results_have_one_name(names: list[str], stems: list[str]) -> Non
     assert file_stems(names) == stems
 
 
+def test_long_names_are_shortened_and_stay_distinct(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 250)
+    folder.mkdir()
+    for end in "ab":
+        write_rgb(tmp_path / "short.png", photograph(20, 20))
+        os.rename(tmp_path / "short.png", folder / ("x" * 250 + end + ".png"))
+    suite = Pictures(find_suite(str(folder), tmp_path), [(2.0, 2.0)], "pil")
+    figures = SuiteFigures(tmp_path / "images", tmp_path / "panels", [suite], ["m" * 300])
+    files = [
+        file for index in (0, 1) for part in figures.paths(suite, index, (2, 2)) for file in part
+    ]
+    assert len(set(files)) == 4
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()  # fails where a part of the path is too long
+        assert file.suffix == ".png"
+
+
 def hostile_folder(folder: Path) -> list[np.ndarray]:
     """Pictures of one stem, of the longest name, and of a name that is not UTF-8; all differ."""
     folder.mkdir()
     pictures = [photograph(30, 40, offset=30 * number) for number in range(5)]
     for name, picture in zip(
-        ["a.png", "a.tiff", "A.tif", "x" * 230 + ".png"], pictures, strict=False
+        ["a.png", "a.tiff", "A.tif", "x" * 200 + ".png"], pictures, strict=False
     ):
         write_rgb(folder / name, picture)
     os.rename(folder / "a.png", os.fsencode(folder) + b"/caf\xe9.png")

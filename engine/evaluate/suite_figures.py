@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.panels import Shown, comparison_panel, with_baselines
 from engine.evaluate.suite_data import Image, Pictures, Scale
-from engine.evaluate.tables import Series, published_values
+from engine.evaluate.tables import Series, published_rows
+from engine.render.jobs import target_names
 
 
 class SuiteFigures:
@@ -106,9 +106,10 @@ class SuiteFigures:
             return
         xs = [math.sqrt(math.prod(scale)) for scale in pictures.scales]
         names = [scale_text(scale) for scale in pictures.scales]
+        known = published_rows(pictures.data.name, names)
         lines = []
         for series in methods:
-            published = published_values(pictures.data.name, series.row, names)
+            _, published = known.get(series.row, ("", [None] * len(xs)))
             points = [
                 tuple((x, y) for x, y in zip(xs, ys, strict=True) if y is not None)
                 for ys in (series.values, published)
@@ -132,14 +133,9 @@ def file_part(text: str) -> str:
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """What the result of each photograph is called, without its suffix: never two the same.
-
-    "a.png" gives "a", but "a.png" where there is an "a.jpg" as well.
-    """
-    stems = [Path(name).stem for name in names]
-    count = Counter(stem.casefold() for stem in stems)
-    pairs = zip(names, stems, strict=True)
-    return distinct([stem if count[stem.casefold()] == 1 else name for name, stem in pairs])
+    """What the result of each photograph is called, without its suffix: never two the same."""
+    targets = target_names([Path(name) for name in names], [".png"])
+    return distinct([Path(target).stem for target in targets])
 
 
 def distinct(parts: Sequence[str]) -> list[str]:

@@ -35,20 +35,15 @@ class Table:
 
     def text(self) -> str:
         """For a terminal."""
-        labels = [
-            ("  " if row.kind in ("published", "difference") else "") + row.label
-            for row in self.rows
-        ]
-        first = max([len("method"), *(len(label) for label in labels)])
-        cells = [self.columns, *(row.cells for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(self.columns))]
-
-        def line(label: str, values: Sequence[str]) -> str:
-            padded = (value.rjust(width) for value, width in zip(values, widths, strict=True))
-            return "  ".join([label.ljust(first), *padded]).rstrip()
-
-        body = [line(label, row.cells) for label, row in zip(labels, self.rows, strict=True)]
-        head = line("method", self.columns)
+        lines = [("method", *self.columns)]
+        for row in self.rows:
+            indent = "  " if row.kind in ("published", "difference") else ""
+            lines.append((indent + row.label, *row.cells))
+        first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+        head, *body = (
+            "  ".join([label.ljust(first), *map(str.rjust, values, others)]).rstrip()
+            for label, *values in lines
+        )
         return "\n".join([self.title, *self.notes, head, "-" * len(head), *body])
 
     def markdown(self) -> str:
@@ -70,12 +65,22 @@ def paper_tables() -> dict[str, Any]:
     return json.loads(PAPER_TABLES.read_text(encoding="utf-8"))
 
 
-def published_values(suite: str, row: str | None, scales: Sequence[str]) -> list[float | None]:
-    """A published row at these scales (texts such as "4" or "2x3.5"); None where unknown."""
+def published_rows(
+    suite: str, scales: Sequence[str]
+) -> dict[str | None, tuple[str, list[float | None]]]:
+    """Published PSNR of a suite by row: its source, and a value per scale, None where unknown.
+
+    Args:
+        scales: texts such as "4" or "2x3.5"; rows without any of them are left out.
+    """
     table = paper_tables().get(suite, {"scales": [], "rows": {}})
-    values = table["rows"].get(row) or [None] * len(table["scales"])
-    known = dict(zip((f"{scale:g}" for scale in table["scales"]), values, strict=True))
-    return [known.get(scale) for scale in scales]
+    result: dict[str | None, tuple[str, list[float | None]]] = {}
+    for name, figures in table["rows"].items():
+        known = dict(zip((f"{scale:g}" for scale in table["scales"]), figures, strict=True))
+        values = [known.get(scale) for scale in scales]
+        if any(value is not None for value in values):
+            result[name] = (table["sources"].get(name, "paper"), values)
+    return result
 
 
 def paper_row(spec: Mapping[str, Any]) -> str | None:
@@ -130,34 +135,26 @@ def make_table(
 ) -> Table:
     """Each method, and for PSNR its published row and the difference; then the other rows."""
     digits = DIGITS[metric]
+    known = published_rows(suite, scales) if metric == "psnr" else {}
     rows: list[Row] = []
-    shown: set[str] = set()
     for method in methods:
         rows.append(Row(method.label, "ours", cells(method.values, digits)))
-        published = published_values(suite, method.row, scales) if metric == "psnr" else []
-        if any(value is not None for value in published):
-            shown.add(str(method.row))
-            rows.append(
-                Row(published_label(suite, method.row), "published", cells(published, None))
-            )
+        if method.row in known:
+            source, published = known[method.row]
+            rows.append(Row(f"published ({source})", "published", cells(published, None)))
             differences = [
                 None if ours is None or theirs is None else ours - theirs
                 for ours, theirs in zip(method.values, published, strict=True)
             ]
             rows.append(Row("difference", "difference", cells(differences, digits, sign="+")))
-    others = paper_tables().get(suite, {"rows": {}})["rows"] if metric == "psnr" else {}
-    for name in others:
-        values = published_values(suite, name, scales)
-        if name not in shown and any(value is not None for value in values):
-            label = published_label(suite, name, context=True)
-            rows.append(Row(label, "context", cells(values, None)))
+    shown = {method.row for method in methods}
+    rows += [
+        Row(f"{name} ({source})", "context", cells(values, None))
+        for name, (source, values) in known.items()
+        if name not in shown
+    ]
     columns = tuple(f"x{scale}" for scale in scales)
     return Table(f"{title}, {TITLES[metric]}", tuple(notes), columns, tuple(rows))
-
-
-def published_label(suite: str, row: str | None, context: bool = False) -> str:
-    source = paper_tables()[suite]["sources"].get(row, "paper")
-    return f"{row} ({source})" if context else f"published ({source})"
 
 
 def cells(values: Sequence[float | None], digits: int | None, sign: str = "") -> tuple[str, ...]:
