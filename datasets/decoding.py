@@ -20,8 +20,9 @@ from PIL import Image, ImageOps, features
 
 from utils import DataError
 
+from .exif import ORIENTATION
 from .files import file_errors
-from .metadata import ORIENTATION, field_of, pillow_resolution, resolution_of
+from .metadata import field_of, pillow_resolution, resolution_of
 from .tiff import Layout, damaged, read_layout
 
 # They hand the decoders' warnings to logging; what matters comes as an exception.
@@ -149,7 +150,7 @@ def open_by_libvips(path: Path, loader: str, layout: Layout | None) -> Picture:
             pixels = ((pixels >> (16 - bits)) * (65535 / (2**bits - 1))).round().astype(np.uint16)
         return upright(plain_channels(path, pixels, layout), orientation)
 
-    size, dpi = (image.height, image.width), resolution_of(image)
+    size, dpi = (image.height, image.width), resolution_of(path, image)
     if orientation in SWAPPED:
         size, dpi = size[::-1], dpi and dpi[::-1]
     pages = field_of(image, "n-pages", 1)

@@ -1,242 +1,233 @@
-"""File formats of pictures that come row by row.
+"""Pixels of a raw file as PNG, TIFF, JPEG or WebP.
 
-PNG and TIFF rows go to the file as they come, so that memory doesn't grow with the picture. JPEG
-and WebP hold the picture until its last row.
+libvips maps the raw file, so that memory doesn't grow with the picture. Left to itself it would
+invent a resolution and change or drop EXIF and comments, so these are written around its pixels.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyvips
+from PIL import Image
+from PIL.PngImagePlugin import putchunk
 
-# Of filtered photographs; level 6 takes three times as long for one percent less.
-COMPRESSION = 3
+from utils import DataError
+
+from .exif import exif_to_write, rewrite_tiff_directory
+
+# Of enlargements, whose rows are smooth; level 6 takes twice as long for three percent less.
+COMPRESSION = 4
 MM_PER_INCH = 25.4
-TIFF_STRIP_BYTES = 2**20
 CLASSIC_TIFF_LIMIT = 2**32 - 2**24
+LARGEST_SEGMENT = 2**16 - 3
+XMP_OF_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 
 
-class Encoder(Protocol):
-    """A file format: rows in, bytes out."""
+@dataclass(frozen=True)
+class Raw:
+    """Pixels in a file, (H, W, C) of uint8 or uint16, and what belongs to them.
 
-    def write(self, rows: np.ndarray) -> None:
-        """The next rows (n, W, C), in the dtype agreed on."""
-
-    def finish(self) -> None:
-        """Everything that follows the last row."""
-
-
-class PngEncoder:
-    """PNG of 8 or 16 bits, grey or RGB, each with or without alpha; every row Paeth-filtered."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        shape: tuple[int, int, int],
-        dtype: np.dtype,
-        icc: bytes | None,
-        dpi: tuple[float, float] | None,
-    ) -> None:
-        height, width, channels = shape
-        self.file = file
-        self.pixel_bytes = channels * dtype.itemsize
-        self.dtype = dtype.newbyteorder(">")
-        self.above = np.zeros(width * self.pixel_bytes, np.uint8)
-        self.deflate = zlib.compressobj(COMPRESSION, strategy=zlib.Z_FILTERED)
-        file.write(b"\x89PNG\r\n\x1a\n")
-        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-        self.chunk(
-            b"IHDR",
-            struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, colour_type, 0, 0, 0),
-        )
-        if icc is not None:
-            self.chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
-        if dpi is not None:
-            rows, columns = (round(value * 1000 / MM_PER_INCH) for value in dpi)
-            self.chunk(b"pHYs", struct.pack(">IIB", columns, rows, 1))
-
-    def chunk(self, name: bytes, content: bytes) -> None:
-        checksum = zlib.crc32(content, zlib.crc32(name))
-        self.file.write(struct.pack(">I", len(content)) + name + content)
-        self.file.write(struct.pack(">I", checksum))
-
-    def write(self, rows: np.ndarray) -> None:
-        # A few rows at a time keep the filter's intermediate results in the processor's cache.
-        step = max(1, 2**18 // len(self.above))
-        for top in range(0, len(rows), step):
-            plain = np.ascontiguousarray(rows[top : top + step], self.dtype).view(np.uint8)
-            content = self.deflate.compress(self.filtered(plain.reshape(len(plain), -1)).data)
-            if content:
-                self.chunk(b"IDAT", content)
-
-    def filtered(self, current: np.ndarray) -> np.ndarray:
-        """Bytes (n, row length) less what the Paeth filter predicts, each row after its 4."""
-        n, length = current.shape
-        padded = np.zeros((n + 1, length + self.pixel_bytes), np.int16)
-        padded[0, self.pixel_bytes :] = self.above
-        padded[1:, self.pixel_bytes :] = current
-        self.above = current[-1].copy()
-        up, left = padded[:-1, self.pixel_bytes :], padded[1:, :length]
-        up_left = padded[:-1, :length]
-        to_left, to_up = (
-            up - up_left,
-            left - up_left,
-        )  # p - left and p - up, p = left + up - up_left
-        to_up_left = np.abs(to_left + to_up)
-        np.abs(to_left, out=to_left)
-        np.abs(to_up, out=to_up)
-        predicted = np.where(to_up <= to_up_left, up, up_left)
-        np.copyto(predicted, left, where=(to_left <= to_up) & (to_left <= to_up_left))
-        result = np.empty((n, length + 1), np.uint8)
-        result[:, 0] = 4
-        np.subtract(current, predicted, out=result[:, 1:], casting="unsafe")
-        return result
-
-    def finish(self) -> None:
-        self.chunk(b"IDAT", self.deflate.flush())
-        self.chunk(b"IEND", b"")
-
-
-class TiffEncoder:
-    """TIFF of 8 or 16 bits in deflated strips, BigTIFF where 4 GB might not do."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        shape: tuple[int, int, int],
-        dtype: np.dtype,
-        icc: bytes | None,
-        dpi: tuple[float, float] | None,
-    ) -> None:
-        self.file, self.shape, self.icc, self.dpi = file, shape, icc, dpi
-        self.dtype = dtype.newbyteorder("<")
-        height, width, channels = shape
-        row_bytes = width * channels * dtype.itemsize
-        self.strip_rows = max(1, TIFF_STRIP_BYTES // row_bytes)
-        self.big = height * row_bytes > CLASSIC_TIFF_LIMIT
-        self.waiting = np.empty((0, width, channels), self.dtype)
-        self.offsets: list[int] = []
-        self.lengths: list[int] = []
-        # The place of the directory is filled in at the end.
-        file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0) if self.big else b"II*\0\0\0\0\0")
-
-    def write(self, rows: np.ndarray) -> None:
-        waiting = np.concatenate([self.waiting, rows.astype(self.dtype)])
-        whole = len(waiting) // self.strip_rows * self.strip_rows
-        for top in range(0, whole, self.strip_rows):
-            self.strip(waiting[top : top + self.strip_rows])
-        self.waiting = waiting[whole:]
-
-    def strip(self, rows: np.ndarray) -> None:
-        differences = rows.copy()
-        np.subtract(rows[:, 1:], rows[:, :-1], out=differences[:, 1:])  # wraps, as it should
-        content = zlib.compress(differences.data, COMPRESSION)
-        self.offsets.append(self.file.tell())
-        self.lengths.append(len(content))
-        self.file.write(content)
-
-    def finish(self) -> None:
-        if len(self.waiting):
-            self.strip(self.waiting)
-        self.file.write(b"\0" * (self.file.tell() % 2))
-        directory = self.directory()
-        start = self.file.tell()
-        self.file.write(directory)
-        self.file.seek(8 if self.big else 4)
-        self.file.write(struct.pack("<Q" if self.big else "<I", start))
-
-    def directory(self) -> bytes:
-        """The directory of tags; values that don't fit into it are written before it."""
-        height, width, channels = self.shape
-        place = "Q" if self.big else "I"
-        tags: list[tuple[int, str, Sequence[int] | bytes]] = [
-            (256, "I", [width]),
-            (257, "I", [height]),
-            (258, "H", [8 * self.dtype.itemsize] * channels),
-            (259, "H", [8]),  # deflate
-            (262, "H", [2 if channels >= 3 else 1]),  # RGB, or black is zero
-            (273, place, self.offsets),
-            (277, "H", [channels]),
-            (278, "I", [self.strip_rows]),
-            (279, place, self.lengths),
-            (284, "H", [1]),  # channels side by side
-            (317, "H", [2]),  # differences from the pixel to the left
-        ]
-        if self.dpi is not None:
-            rows, columns = (round(value * 1000) for value in self.dpi)
-            tags += [(282, "R", [columns, 1000]), (283, "R", [rows, 1000]), (296, "H", [2])]
-        if channels in (2, 4):
-            tags.append((338, "H", [2]))  # alpha, colours not multiplied by it
-        if self.icc is not None:
-            tags.append((34675, "B", self.icc))
-        entries = [self.entry(*tag) for tag in sorted(tags)]
-        count = struct.pack("<Q" if self.big else "<H", len(entries))
-        return count + b"".join(entries) + bytes(8 if self.big else 4)
-
-    def entry(self, tag: int, kind: str, values: Sequence[int] | bytes) -> bytes:
-        code = {"B": 7, "H": 3, "I": 4, "Q": 16, "R": 5}[kind]
-        number = len(values) // 2 if kind == "R" else len(values)
-        letter = "I" if kind == "R" else kind
-        content = (
-            values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{letter}", *values)
-        )
-        field = 8 if self.big else 4
-        if len(content) > field:
-            position = self.file.tell()
-            self.file.write(content + b"\0" * (len(content) % 2))
-            content = struct.pack("<Q" if self.big else "<I", position)
-        return struct.pack("<HHQ" if self.big else "<HHI", tag, code, number) + content.ljust(
-            field, b"\0"
-        )
-
-
-class WholeEncoder:
-    """JPEG and WebP, 8 bits: the picture is held until it is whole.
-
-    JPEG has no alpha: what is transparent becomes white.
+    `icc`, `dpi` and `metadata` are as in `datasets.images.Photo`; `quality` is of JPEG and WebP.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        suffix: str,
-        shape: tuple[int, int, int],
-        icc: bytes | None,
-        dpi: tuple[float, float] | None,
-        quality: int,
-    ) -> None:
-        self.path, self.suffix, self.icc, self.dpi = path, suffix, icc, dpi
-        self.quality = quality
-        self.pixels = np.empty(shape, np.uint8)
-        self.filled = 0
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    icc: bytes | None
+    dpi: tuple[float, float] | None
+    metadata: dict[str, bytes | str]
+    quality: int
 
-    def write(self, rows: np.ndarray) -> None:
-        self.pixels[self.filled : self.filled + len(rows)] = (
-            to_8_bits(rows) if rows.dtype == np.uint16 else rows
+    def image(self, *blocks: str) -> pyvips.Image:
+        """The pixels, mapped, with their profile, resolution and these blocks of metadata."""
+        height, width, channels = self.shape
+        kind, grey, colour = ("uchar", "b-w", "srgb")
+        if self.dtype == np.uint16:
+            kind, grey, colour = ("ushort", "grey16", "rgb16")
+        interpretation = grey if channels <= 2 else colour
+        path = os.fsencode(self.path)  # of a str pyvips would make UTF-8
+        image = pyvips.Image.rawload(
+            path, width, height, channels, format=kind, interpretation=interpretation
         )
-        self.filled += len(rows)
+        dpi = self.dpi or (MM_PER_INCH, MM_PER_INCH)
+        image = image.copy(xres=dpi[1] / MM_PER_INCH, yres=dpi[0] / MM_PER_INCH)
+        found = {"icc-profile-data": self.icc, **{name: self.block(name) for name in blocks}}
+        for name, content in found.items():
+            if content:
+                image.set_type(pyvips.GValue.blob_type, name, content)
+        return image
 
-    def finish(self) -> None:
-        height, width, channels = self.pixels.shape
-        image = pyvips.Image.new_from_memory(self.pixels.data, width, height, channels, "uchar")
-        image = image.copy(interpretation="b-w" if channels <= 2 else "srgb")
-        if self.suffix != ".webp" and channels in (2, 4):
-            image = image.flatten(background=[255])
-        if self.dpi is not None:
-            image = image.copy(xres=self.dpi[1] / MM_PER_INCH, yres=self.dpi[0] / MM_PER_INCH)
-        if self.icc is not None:
-            image.set_type(pyvips.GValue.blob_type, "icc-profile-data", self.icc)
-        if self.suffix == ".webp":
-            encoded = image.webpsave_buffer(Q=self.quality)
-        else:
-            encoded = image.jpegsave_buffer(Q=self.quality, subsample_mode="off")
-        self.path.write_bytes(encoded)  # libvips would not say why it can't write
+    def block(self, name: str) -> bytes:
+        """The metadata of that name, empty where there are none."""
+        content = self.metadata.get(name, b"")
+        return content.encode() if isinstance(content, str) else content
+
+    def comments(self) -> list[tuple[str, bytes]]:
+        """(name, text) of each comment."""
+        names = sorted(name for name in self.metadata if name.startswith("png-comment-"))
+        return [(name.split("-", 3)[3], self.block(name)) for name in names]
+
+    def exif(self, **others: Any) -> Image.Exif:
+        return exif_to_write(self.block("exif-data"), self.shape[:2], **others)
+
+
+def exif_bytes(exif: Image.Exif) -> bytes:
+    """From "Exif" and two zeros on; empty where there is no EXIF."""
+    return exif.tobytes() if exif else b""
+
+
+def write_png(raw: Raw, file: BinaryIO) -> None:
+    height, width, channels = raw.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8 * raw.dtype.itemsize, kind, 0, 0, 0)
+    file.write(b"\x89PNG\r\n\x1a\n")
+    putchunk(file, b"IHDR", header)
+    if raw.icc:
+        putchunk(file, b"iCCP", b"icc\0\0" + zlib.compress(raw.icc))
+    if raw.dpi:
+        rows, columns = (round(value * 1000 / MM_PER_INCH) for value in raw.dpi)
+        putchunk(file, b"pHYs", struct.pack(">IIB", columns, rows, 1))
+    if exif := exif_bytes(raw.exif()):
+        putchunk(file, b"eXIf", exif[6:])
+    for name, text in [("XML:com.adobe.xmp", raw.block("xmp-data")), *raw.comments()]:
+        if text:
+            keyword = name.encode("latin-1", "replace")[:79]
+            putchunk(file, b"iTXt", keyword + bytes(5) + text)
+    save = functools.partial(
+        raw.image().pngsave_target, compression=COMPRESSION, filter="up", keep="none"
+    )
+    encode(file, save, lambda start: start.index(b"IDAT") - 4)
+
+
+def write_jpeg(raw: Raw, file: BinaryIO) -> None:
+    """What is transparent becomes white."""
+    rows, columns = (min(round(value), 2**16 - 1) for value in raw.dpi or (1, 1))
+    density = struct.pack(">BHH", raw.dpi is not None, columns, rows)  # 1: dpi, 0: shape of pixels
+    xmp = raw.block("xmp-data")
+    segments = [
+        (0xE0, b"JFIF\0\1\1" + density + bytes(2)),
+        (0xE1, exif_bytes(raw.exif())),
+        (0xE1, xmp and XMP_OF_JPEG + xmp),
+        *((0xFE, text) for _, text in raw.comments()),
+    ]
+    file.write(b"\xff\xd8")
+    for marker, content in segments:
+        if content and len(content) <= LARGEST_SEGMENT:
+            file.write(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
+    image = raw.image("iptc-data")
+    if image.hasalpha():
+        image = image.flatten(background=[255])
+    save = functools.partial(
+        image.jpegsave_target, Q=raw.quality, subsample_mode="off", keep="icc:iptc"
+    )
+    encode(file, save, lambda start: 4 + start[5] if start[3] == 0xE0 else 2)  # its own JFIF
+
+
+def write_webp(raw: Raw, file: BinaryIO) -> None:
+    """By Pillow, which leaves EXIF as it is; libwebp holds the whole picture in any case."""
+    pixels: np.ndarray = np.memmap(raw.path, raw.dtype, "r", shape=raw.shape)
+    if raw.shape[2] <= 2:
+        pixels = pixels[..., [0, 0, 0, 1][: raw.shape[2] + 2]]
+    (comment,) = [text for _, text in raw.comments()][:1] or [b""]
+    exif = exif_bytes(raw.exif(comment=comment, dpi=raw.dpi))
+    Image.fromarray(pixels).save(
+        file,
+        "WEBP",
+        quality=raw.quality,
+        icc_profile=raw.icc or b"",
+        exif=exif,
+        xmp=raw.block("xmp-data"),
+    )
+
+
+def write_tiff(raw: Raw, file: BinaryIO) -> None:
+    """Deflated strips; BigTIFF where 4 GB might not do."""
+    big = raw.path.stat().st_size > CLASSIC_TIFF_LIMIT
+    save = functools.partial(
+        raw.image("xmp-data", "iptc-data").tiffsave_target,
+        compression="deflate",
+        predictor="horizontal",
+        bigtiff=big,
+        level=COMPRESSION,
+    )
+    encode(file, save)
+    (comment,) = [text for _, text in raw.comments()][:1] or [b""]
+    rewrite_tiff_directory(file, big, raw.exif(comment=comment), raw.dpi is not None)
+
+
+ENCODERS: dict[str, Callable[[Raw, BinaryIO], None]] = {
+    ".png": write_png,
+    ".tif": write_tiff,
+    ".tiff": write_tiff,
+    ".jpg": write_jpeg,
+    ".jpeg": write_jpeg,
+    ".webp": write_webp,
+}
+
+
+def encode(
+    file: BinaryIO,
+    save: Callable[[pyvips.Target], object],
+    start_of: Callable[[bytes], int] = lambda start: 0,
+) -> None:
+    """Let libvips encode to a file, from where it stands.
+
+    It works in another thread, so that a signal can end it.
+
+    Args:
+        file: open for reading and writing.
+        save: the encoder, given where it is to write.
+        start_of: given the encoder's first bytes, how many of them to leave out.
+
+    Raises:
+        OSError: the file can't be written.
+        DataError: in a process forked from one that has encoded before.
+    """
+    if encoding_process() != os.getpid():
+        raise DataError(
+            "a forked process can't write pictures after its parent has (the threads of libvips "
+            "do not survive a fork); start it by the method spawn"
+        )
+    problems: list[BaseException] = []
+    begun = False
+
+    def write(content: Any) -> int:
+        nonlocal begun
+        try:
+            file.write(content if begun else bytes(content)[start_of(bytes(content)) :])
+            begun = True
+            return -1 if problems else len(content)
+        except Exception as error:  # C could not hand it on
+            problems.append(error)
+            return -1
+
+    target = pyvips.TargetCustom()
+    target.on_write(write)
+    target.on_seek(file.seek)
+    target.on_read(file.read)
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(save, target).result()
+        except BaseException as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+
+
+@functools.cache
+def encoding_process() -> int:
+    """The process that encoded first, in which the threads of libvips run."""
+    return os.getpid()
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:

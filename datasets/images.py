@@ -2,7 +2,7 @@
 
 Files are decoded by libvips, and by Pillow where libvips can't (`decoding`). Pillow alone won't
 do: it turns 16-bit RGB into 8 bits as it reads and can't write it.
-PNG and TIFF are written here (`encoders`): libvips pulls pictures, but rendering pushes rows.
+It encodes them too (`encoders`), from the rows that rendering has made (`writers`).
 """
 
 from __future__ import annotations
@@ -133,23 +133,23 @@ def open_writer(
 ) -> Writer:
     """Start a picture whose rows follow: `with open_writer(...) as writer: writer.write(rows)`.
 
-    The file appears under its name when it is whole. PNG and TIFF keep 16 bits and alpha, and
-    need memory for a few rows only; JPEG and WebP hold the picture, and have 8 bits.
+    The file appears under its name when it is whole; the rows wait in another beside it. PNG and
+    TIFF keep 16 bits and alpha, JPEG and WebP have 8 bits. All but WebP need memory for a few rows
+    only. Missing folders are made.
 
     Args:
         path: ends in .png, .tif, .tiff, .jpg, .jpeg or .webp.
         height, width, channels, dtype: of the picture; 1 to 4 channels as in `Photo`, uint8 or
             uint16.
-        like: the photograph whose profile and resolution the picture inherits; not the profile
-            where one of them is grey and the other isn't.
+        like: the photograph whose profile, resolution and metadata the picture inherits; not the
+            profile where one of them is grey and the other isn't.
         quality: of JPEG and WebP, 1 to 100.
 
     Raises:
         DataError: the format isn't written, can't hold the picture, or there is no writing here.
     """
-    icc = dpi = None
-    if like is not None:
-        same_kind = (like.pixels.shape[2] <= 2) == (channels <= 2)
-        icc, dpi = like.icc if same_kind else None, like.dpi
+    like = like or Photo(np.empty((0, 0, channels), np.uint8))
+    same_kind = (like.pixels.shape[2] <= 2) == (channels <= 2)
+    icc = like.icc if same_kind else None
     shape = (height, width, channels)
-    return Writer(Path(path), shape, np.dtype(dtype), icc, dpi, quality)
+    return Writer(Path(path), shape, np.dtype(dtype), icc, like.dpi, like.metadata, quality)

@@ -13,14 +13,13 @@ import pyvips
 from PIL import Image
 
 from .encoders import MM_PER_INCH
+from .exif import DESCRIPTION, DETAILS, GPS, ORIENTATION, RESOLUTION, load_exif
 
 BLOCKS = ("exif-data", "xmp-data", "iptc-data")
 COMMENT = "png-comment-"  # a number and the comment's name follow
-ORIENTATION = 0x0112
 # What describes the photograph in the directory of a TIFF, rather than how its pixels are stored:
 # description, maker, model, software, date, artist, copyright, EXIF and GPS.
-DESCRIPTION = 270
-TIFF_TAGS = (DESCRIPTION, 271, 272, 305, 306, 315, 33432, 0x8769, 0x8825)
+TIFF_TAGS = (DESCRIPTION, 271, 272, 305, 306, 315, 33432, DETAILS, GPS)
 # Descriptions with which programs note how many pages, channels and dimensions are stored.
 STORAGE_NOTES = ("ImageJ=", '{"shape"', "<?xml")
 NO_RESOLUTION = (1.0, 1.0)  # pixels per mm
@@ -63,7 +62,7 @@ def pillow_metadata(opened: Image.Image) -> dict[str, bytes | str]:
         kept = Image.Exif()
         for tag in TIFF_TAGS:
             if tag in exif:
-                kept[tag] = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else exif[tag]
+                kept[tag] = exif.get_ifd(tag) if tag in (DETAILS, GPS) else exif[tag]
         if str(kept.get(DESCRIPTION, "")).startswith(STORAGE_NOTES):
             del kept[DESCRIPTION]
         exif = kept
@@ -80,9 +79,8 @@ def pillow_metadata(opened: Image.Image) -> dict[str, bytes | str]:
 
 def upright_exif(block: bytes) -> bytes | None:
     """An EXIF block ("Exif", two zeros, then as in TIFF) without orientation and thumbnail."""
-    exif = Image.Exif()
     try:
-        exif.load(block)
+        exif = load_exif(block)
         exif.pop(ORIENTATION, None)
         return exif.tobytes() if exif else None
     except Exception:  # of damaged blocks Pillow may raise nearly any exception
@@ -94,17 +92,31 @@ def field_of(image: pyvips.Image, name: str, absent: Any = None) -> Any:
     return image.get(name) if image.get_typeof(name) else absent
 
 
-def resolution_of(image: pyvips.Image) -> tuple[float, float] | None:
-    """Pixels per inch along (rows, columns); libvips gives most files that don't say 1 per mm."""
+def resolution_of(path: Path, image: pyvips.Image) -> tuple[float, float] | None:
+    """Pixels per inch along (rows, columns); libvips gives files that don't say 1 per mm or 72."""
     per_mm = image.yres, image.xres
+    loader, unit = (field_of(image, name) for name in ("vips-loader", "resolution-unit"))
+    if {round(value * MM_PER_INCH, 1) for value in per_mm} == {72.0} and not says_resolution(path):
+        return None
     if per_mm == NO_RESOLUTION:
-        loader, unit = (field_of(image, name) for name in ("vips-loader", "resolution-unit"))
         if loader == "pngload" or (loader == "tiffload" and unit is not None):
             return MM_PER_INCH, MM_PER_INCH  # these say so
         per_mm = exif_resolution_of(image)
     if per_mm == NO_RESOLUTION or not all(0 < value < 1e6 for value in per_mm):
         return None
     return round(per_mm[0] * MM_PER_INCH, 3), round(per_mm[1] * MM_PER_INCH, 3)
+
+
+def says_resolution(path: Path) -> bool:
+    """Whether a PNG or JPEG says its resolution."""
+    try:
+        with Image.open(path) as opened:
+            by_jpeg, by_png = opened.info.get("jfif_unit", 0), opened.format == "PNG"
+            return bool(by_jpeg or RESOLUTION[0] in opened.getexif()) or (
+                by_png and "dpi" in opened.info
+            )
+    except Exception:  # Pillow can't read it, and may say so by nearly any exception
+        return True
 
 
 def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:

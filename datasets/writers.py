@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from types import TracebackType
 
@@ -12,20 +11,21 @@ import pyvips
 
 from utils import DataError
 
-from .encoders import Encoder, PngEncoder, TiffEncoder, WholeEncoder
+from .encoders import ENCODERS, Raw, to_8_bits
+from .files import beside, file_errors, replacing
 
-WRITTEN_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
-LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+WRITTEN_SUFFIXES = tuple(ENCODERS)
+LARGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # these have 8 bits only
 
 
 class Writer:
-    """A picture that is written row by row, to another name until it is whole.
+    """A picture that is written row by row to a scratch file beside its place, then encoded.
 
     Use it in a `with` statement; where that ends early, nothing is left behind.
 
     Raises:
-        DataError: a suffix that no encoder here writes, a picture that the format can't hold, a
-            place that can't be written to, a full disk.
+        DataError: a suffix that isn't written, a picture that the format can't hold, a place that
+            can't be written to, a full disk.
     """
 
     def __init__(
@@ -35,32 +35,26 @@ class Writer:
         dtype: np.dtype,
         icc: bytes | None,
         dpi: tuple[float, float] | None,
+        metadata: dict[str, bytes | str],
         quality: int,
     ) -> None:
-        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
-        self.rows_written = 0
         suffix = path.suffix.lower()
-        if suffix not in WRITTEN_SUFFIXES:
-            raise DataError(
-                f"{path}: can't be written; allowed: names ending in {', '.join(WRITTEN_SUFFIXES)}"
-            )
+        if suffix not in ENCODERS:
+            allowed = ", ".join(ENCODERS)
+            raise DataError(f"{path}: can't be written; allowed: names ending in {allowed}")
         if max(shape[:2]) > LARGEST_SIDE.get(suffix, 2**31 - 1):
             raise DataError(
                 f"{path}: {shape[0]}x{shape[1]} pixels; a {suffix} file holds at most "
                 f"{LARGEST_SIDE[suffix]} on a side"
             )
-        self.part = path.with_name(f".{path.name}.part-{os.getpid()}{suffix}")
-        try:
-            self.file = self.part.open("wb")
-            self.encoder: Encoder
-            if suffix == ".png":
-                self.encoder = PngEncoder(self.file, shape, self.dtype, icc, dpi)
-            elif suffix in (".tif", ".tiff"):
-                self.encoder = TiffEncoder(self.file, shape, self.dtype, icc, dpi)
-            else:
-                self.encoder = WholeEncoder(self.part, suffix, shape, icc, dpi, quality)
-        except OSError as error:
-            raise self.failure(error) from None
+        self.path, self.dtype, self.encoder = path, np.dtype(dtype), ENCODERS[suffix]
+        self.rows_written = 0
+        self.open = contextlib.ExitStack()
+        held = np.dtype(np.uint8) if suffix in LARGEST_SIDE else self.dtype
+        with file_errors(path, "written"):
+            scratch, _ = self.open.enter_context(beside(path))
+            self.file = self.open.enter_context(scratch.open("wb"))
+        self.raw = Raw(scratch, shape, held, icc, dpi, metadata, quality)
 
     def __enter__(self) -> Writer:
         return self
@@ -71,13 +65,13 @@ class Writer:
         Raises:
             DataError: the disk is full or gone.
         """
-        assert rows.shape[1:] == self.shape[1:], (rows.shape, self.shape)
+        assert rows.shape[1:] == self.raw.shape[1:], (rows.shape, self.raw.shape)
         assert rows.dtype == self.dtype, (rows.dtype, self.dtype)
         self.rows_written += len(rows)
-        try:
-            self.encoder.write(rows)
-        except OSError as error:
-            raise self.failure(error) from None
+        if self.dtype != self.raw.dtype:
+            rows = to_8_bits(rows)
+        with file_errors(self.path, "written"):
+            self.file.write(np.ascontiguousarray(rows).data)
 
     def __exit__(
         self,
@@ -89,25 +83,16 @@ class Writer:
             if kind is None:
                 self.finish()
         finally:
-            self.discard()
+            with contextlib.suppress(OSError):  # what is buffered may not fit on the disk either
+                self.open.close()
 
     def finish(self) -> None:
-        assert self.rows_written == self.shape[0], (self.rows_written, self.shape)
+        assert self.rows_written == self.raw.shape[0], (self.rows_written, self.raw.shape)
         try:
-            self.encoder.finish()
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            os.replace(self.part, self.path)
-        except (OSError, pyvips.Error) as error:
-            raise self.failure(error) from None
-
-    def discard(self) -> None:
-        with contextlib.suppress(OSError):  # what was buffered may not fit on the disk either
-            self.file.close()
-        self.part.unlink(missing_ok=True)
-
-    def failure(self, error: OSError | pyvips.Error) -> DataError:
-        if isinstance(error, OSError):
-            return DataError(f"{self.path}: can't be written ({error.strerror or error})")
-        details = (error.detail or "").strip().splitlines()
-        return DataError(f"{self.path}: can't be written ({details[-1] if details else error})")
+            with file_errors(self.path, "written"):
+                self.file.close()
+                with replacing(self.path) as part, part.open("w+b") as file:
+                    self.encoder(self.raw, file)
+        except pyvips.Error as error:
+            reason = " ".join(str(error.detail or error).split())
+            raise DataError(f"{self.path}: can't be written ({reason})") from None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from datasets.images import (
-    WRITTEN_SUFFIXES,
-    Photo,
-    open_writer,
     read_photo,
     read_rgb,
     read_size,
-    write_photo,
     write_rgb,
 )
 from tests.corrupt import corrupted_files, corruptions
@@ -45,70 +39,6 @@ def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
     """A picture that lossy formats keep well."""
     y, x, c = np.mgrid[0:height, 0:width, 0:channels]
     return (127 + 60 * np.sin(y / 9 + c) + 60 * np.cos(x / 11 - c)).astype(np.uint8)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [(1, 1), (23, 17), (300, 5)])
-def test_lossless_round_trip(
-    tmp_path: Path, suffix: str, dtype: str, channels: int, size: tuple[int, int]
-) -> None:
-    pixels = noise(*size, channels, dtype=dtype)
-    path = tmp_path / f"a{suffix}"
-    write_photo(path, Photo(pixels, SRGB if channels >= 3 else None, (300, 150)))
-    back = read_photo(path)
-    assert back.pixels.dtype == pixels.dtype
-    assert np.array_equal(back.pixels, pixels)
-    assert back.icc == (SRGB if channels >= 3 else None)
-    assert back.dpi == pytest.approx((300, 150), abs=0.05)  # PNG counts pixels per metre
-    if suffix == ".tif":
-        assert np.array_equal(tifffile.imread(path).reshape(pixels.shape), pixels)
-    elif dtype == "uint8":
-        assert np.array_equal(np.asarray(Image.open(path)).reshape(pixels.shape), pixels)
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_lossy_round_trip(tmp_path: Path, suffix: str, channels: int) -> None:
-    pixels = smooth(40, 56, channels)
-    if channels in (2, 4):
-        pixels[..., -1] = 255
-    path = tmp_path / f"a{suffix}"
-    write_photo(path, Photo(pixels, SRGB if channels >= 3 else None, (300, 150)))
-    back = read_photo(path)
-    if suffix == ".jpg":
-        kept = {1: 1, 2: 1, 3: 3, 4: 3}[channels]
-        assert back.dpi == pytest.approx((300, 150), abs=1)
-        assert back.pixels.shape == (40, 56, kept)
-        assert np.abs(back.pixels.astype(int) - pixels[..., :kept]).max() <= 12
-    assert (
-        np.abs(
-            read_rgb(path).astype(int) - (pixels[..., :3] if channels >= 3 else pixels[..., :1])
-        ).max()
-        <= 16
-    )
-    assert back.icc == (SRGB if channels >= 3 else None)
-
-
-def test_webp_keeps_alpha_and_jpeg_shows_white_there(tmp_path: Path) -> None:
-    pixels = smooth(16, 16, 4)
-    pixels[..., 3] = 0
-    pixels[:8, :, 3] = 255
-    write_rgb(tmp_path / "a.webp", pixels)
-    assert read_photo(tmp_path / "a.webp").pixels.shape == (16, 16, 4)
-    write_rgb(tmp_path / "a.jpg", pixels)
-    assert read_rgb(tmp_path / "a.jpg")[12:].min() >= 245
-
-
-def test_sixteen_bits_become_eight_by_rounding(tmp_path: Path) -> None:
-    pixels = noise(8, 9, 3, dtype="uint16")
-    write_rgb(tmp_path / "a.png", pixels)
-    wanted = np.floor(pixels / 257 + 0.5)
-    assert np.array_equal(read_rgb(tmp_path / "a.png"), wanted)
-    write_rgb(tmp_path / "a.jpg", np.full((8, 8, 3), 200 * 257, np.uint16))
-    assert np.abs(read_rgb(tmp_path / "a.jpg").astype(int) - 200).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
@@ -231,14 +161,6 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     svg = tmp_path / "a.svg"
     svg.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
     assert "no image" in failure(svg)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
-def test_resolutions_come_back(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    for dpi in ((300, 200), (96, 96), *([(25.4, 25.4)] if suffix in (".png", ".tif") else [])):
-        write_photo(path, Photo(noise(4, 5, 3), dpi=dpi))
-        assert read_photo(path).dpi == pytest.approx(dpi, abs=0.02)
 
 
 def test_resolution_of_a_webp_in_other_units(tmp_path: Path) -> None:
@@ -368,150 +290,6 @@ def test_any_bytes(tmp_path: Path, suffix: str, seed: int, tail: bytes) -> None:
     except DataError as error:
         complaint = str(error)
     assert "\n" not in complaint
-
-
-@pytest.mark.parametrize("suffix", WRITTEN_SUFFIXES)
-def test_writing_row_by_row_is_writing_at_once(tmp_path: Path, suffix: str) -> None:
-    pixels = noise(50, 33, 3)
-    write_rgb(tmp_path / f"whole{suffix}", pixels)
-    with open_writer(tmp_path / f"rows{suffix}", 50, 33, 3, np.uint8) as writer:
-        for top, bottom in ((0, 1), (1, 17), (17, 17), (17, 50)):
-            writer.write(pixels[top:bottom])
-        assert not (tmp_path / f"rows{suffix}").exists()
-    assert np.array_equal(
-        read_rgb(tmp_path / f"rows{suffix}"), read_rgb(tmp_path / f"whole{suffix}")
-    )
-
-
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    write_rgb(path, noise(6, 6, 3))
-    before = path.read_bytes()
-    with pytest.raises(KeyboardInterrupt), open_writer(path, 6, 6, 3, np.uint8) as writer:  # noqa: PT012
-        writer.write(noise(3, 6, 3))
-        raise KeyboardInterrupt
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "words"),
-    [
-        ("missing/a.png", (4, 4), "o such file or directory"),
-        ("a.bmp", (4, 4), ".png"),
-        ("a", (4, 4), ".png"),
-        ("a.webp", (4, 16384), "16383"),
-        ("a.jpg", (65536, 1), "65500"),
-        ("file/a.png", (4, 4), "ot a directory"),
-    ],
-)
-def test_places_and_formats_that_cannot_be_written(
-    tmp_path: Path, name: str, size: tuple[int, int], words: str
-) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError) as caught:
-        open_writer(tmp_path / name, *size, 3, np.uint8)
-    assert words in str(caught.value)
-    assert str(tmp_path / name) in str(caught.value)
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def run_python(code: str) -> str:
-    """What a Python process that runs `code` prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-FILL = """
-import resource
-import numpy as np
-from datasets.images import write_rgb
-from utils import DataError
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
-for path in {paths!r}:
-    try:
-        write_rgb(path, pixels)
-    except DataError as error:
-        print(error)
-"""
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    """With a limit on file sizes, which fails as a full disk does: one line, no half file."""
-    paths = [tmp_path / f"a{suffix}" for suffix in (".png", ".tif", ".jpg", ".webp")]
-    for path in paths:
-        write_rgb(path, noise(5, 5, 3))
-    before = [path.read_bytes() for path in paths]
-    lines = run_python(FILL.format(paths=[str(path) for path in paths])).splitlines()
-    assert len(lines) == 4
-    for line, path in zip(lines, paths, strict=True):
-        assert line.startswith(f"{path}: can't be written (")
-    assert [path.read_bytes() for path in paths] == before
-    assert len(os.listdir(tmp_path)) == 4
-
-
-def test_profile_of_grey_is_not_given_to_colours(tmp_path: Path) -> None:
-    grey = Photo(noise(4, 4, 1), SRGB, (72, 72))
-    with open_writer(tmp_path / "a.png", 4, 4, 3, np.uint8, like=grey) as writer:
-        writer.write(noise(4, 4, 3))
-    assert read_photo(tmp_path / "a.png").icc is None
-    assert read_photo(tmp_path / "a.png").dpi == pytest.approx((72, 72), abs=0.05)
-
-
-PEAKS = """
-import numpy as np
-from datasets.images import open_writer
-
-for suffix in {suffixes!r}:
-    for side in {sides!r}:
-        open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
-        rows = np.random.default_rng(0).integers(0, 9, (50, side, 3)).astype(np.uint8)
-        with open_writer(f"{folder}/{{side}}{{suffix}}", side, side, 3, np.uint8) as writer:
-            for top in range(0, side, 50):
-                writer.write(rows)
-        status = open("/proc/self/status").read()
-        print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
-def test_memory_of_writing_does_not_grow(tmp_path: Path) -> None:
-    code = PEAKS.format(suffixes=(".png", ".tif"), sides=(500, 3000), folder=tmp_path)
-    small_png, large_png, small_tiff, large_tiff = map(float, run_python(code).split())
-    assert large_png < small_png + 12  # the picture is 27 MB
-    assert large_tiff < small_tiff + 12
-    assert read_size(tmp_path / "3000.png") == read_size(tmp_path / "3000.tif") == (3000, 3000)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
-def test_twenty_thousand_square(tmp_path: Path) -> None:
-    code = PEAKS.format(suffixes=(".png",), sides=(500, 20000), folder=tmp_path)
-    small, large = map(float, run_python(code).split())
-    print(f"20000x20000 PNG: {large:.0f} MB resident at most; 500x500: {small:.0f} MB")
-    assert large < small + 60
-    image = pyvips.Image.new_from_file(str(tmp_path / "20000.png"), access="sequential")
-    assert (image.width, image.height, image.bands) == (20000, 20000, 3)
-    assert "268435456" in failure(tmp_path / "20000.png")
-
-
-@pytest.mark.slow
-def test_big_tiff(tmp_path: Path) -> None:
-    """More than 4 GB of pixels: the file says where things are in 64 bits."""
-    path = tmp_path / "a.tif"
-    rows = np.zeros((500, 40000, 3), np.uint8)
-    rows[:, ::7] = 200
-    with open_writer(path, 36000, 40000, 3, np.uint8) as writer:
-        for _ in range(72):
-            writer.write(rows)
-    with path.open("rb") as file:
-        assert file.read(4) == b"II+\0"
-    image = pyvips.Image.new_from_file(str(path), access="sequential")
-    strip = np.frombuffer(pyvips.Region.new(image).fetch(0, 0, 40000, 100), np.uint8)
-    assert np.array_equal(strip.reshape(100, 40000, 3), rows[:100])
 
 
 def camera_exif() -> Image.Exif:

@@ -123,7 +123,6 @@ class SuiteFigures:
 
 def save_picture(path: Path, pixels: Image) -> None:
     """Write uint8 (H, W, 3), its folder made where it is missing."""
-    make_folder(path.parent)
     write_rgb(path, pixels)
 
 
