@@ -153,5 +153,5 @@ def test_an_error_ends_a_test(folder: Path, method: str) -> None:
     for error in ("data:RuntimeError", "validation:KeyError"):
         arguments = ("test.py", "--config", "test.yaml", *model)
         check_end(*run_program(folder, error, method, *arguments), error)
-    arguments = ("test.py", "--suite", "pictures", "--scales", "2", *model)
+    arguments = ("test.py", "--suite", "pictures", "--scales", "2", "--lr", "matlab", *model)
     check_end(*run_program(folder, "validation:KeyError", method, *arguments), error)
