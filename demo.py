@@ -252,11 +252,9 @@ def render_together(options: argparse.Namespace) -> None:
     if "MASTER_ADDR" in os.environ:  # without it shares are rendered one by one, each on its own
         processes = distributed.this_process()
         distributed.join(processes, "gloo", PATIENCE)
-    try:
-        with distributed.lost_peers("the same command renders what is missing"):
-            render_all(options, processes)
-    finally:
-        distributed.stop()
+    with distributed.lost_peers("the same command renders what is missing"):
+        render_all(options, processes)
+    distributed.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -178,12 +178,11 @@ def main() -> int:
             if options.config is not None:
                 test_configuration(options)
             else:
-                return run_and_report(options)
+                run_and_report(options)
     except KeyboardInterrupt:
         say("interrupted; with --suite the same command goes on from here")
         return 130
-    finally:
-        distributed.stop()
+    distributed.stop()
     return 0
 
 

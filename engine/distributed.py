@@ -40,13 +40,13 @@ class Processes:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor added up over all processes, in place."""
+        """Add a tensor up over all processes, in place."""
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, in order of rank."""
+        """Collect what each process gives, in order of rank."""
         values: list[Any] = [value]
         if self.count > 1:
             values = [None] * self.count
@@ -54,7 +54,7 @@ class Processes:
         return values
 
     def all_or_none(self, make: Callable[[], Any]) -> Any:
-        """What `make` makes on this process. An error on any ends all, and one reports it."""
+        """Return what `make` returns; a UserError on any process ends all, and one reports it."""
         if self.count == 1:
             return make()
         made, failure = None, None
@@ -117,10 +117,13 @@ def own_device(gpu: str | None, processes: Processes) -> torch.device:
 
 
 def join(processes: Processes, backend: str, timeout: timedelta = TIMEOUT) -> None:
-    """Let the processes of a run speak with each other; one alone needs nothing.
+    """Make the process group of a run; one process alone needs none.
 
     Args:
-        timeout: how long one waits for the slowest of the others.
+        timeout: how long a process waits for the slowest of the others.
+
+    Raises:
+        DataError: the processes don't find each other.
     """
     if processes.count == 1:
         return
@@ -145,12 +148,13 @@ def join(processes: Processes, backend: str, timeout: timedelta = TIMEOUT) -> No
 
 
 def stop() -> None:
+    """Leave the process group, at the end of a run without errors: the others must do so too."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def parallel(model: nn.Module, device: torch.device, count: int, accumulate: int) -> nn.Module:
-    """The model, its gradients averaged over the processes while they are computed."""
+    """Wrap a model so that its gradients are averaged over the processes."""
     if count == 1:
         return model
     return DistributedDataParallel(
@@ -174,8 +178,9 @@ def lost_peers(advice: str) -> Iterator[None]:
     except UserError:
         raise
     except RuntimeError as error:
-        lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in LOST_PEER)
-        if not lost or not dist.is_initialized():
+        if not (dist.is_available() and dist.is_initialized()):
+            raise
+        if not isinstance(error, dist.DistError) and not any(s in str(error) for s in LOST_PEER):
             raise
         raise DataError(f"another process of this run has ended; {advice}") from error
 
@@ -213,10 +218,7 @@ def launch(gpu: str, script: str, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", script, *arguments)
     except ChildFailedError as error:
-        ends = [
-            End(failure.timestamp, rank, failure.exitcode)
-            for rank, failure in error.failures.items()
-        ]
+        ends = [End(end.timestamp, rank, end.exitcode) for rank, end in error.failures.items()]
         tell_of_silent_end(ends, count)
         return max((end.code for end in ends if end.code > 0), default=1)
     except SignalException as error:

@@ -22,17 +22,21 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def say(message: str) -> None:
-    """One line for the user, beside the results: to standard error."""
+    """Print a line for the user to standard error, beside the results."""
     print_anyway(message, sys.stderr)
 
 
 def print_anyway(message: str, stream: TextIO) -> None:
-    """A line for whoever reads; that nobody does any more (`| head`) is no reason to end."""
+    """Print a line, ignoring a closed pipe (`| head`)."""
     try:
         print(message, file=stream, flush=True)
     except BrokenPipeError:
-        # What the stream still holds, and what follows, goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        mute(stream)
+
+
+def mute(stream: TextIO) -> None:
+    """Discard what a stream still holds, and what follows."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,30 +139,27 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    code = 1
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
+        line, code = f"error: {error}", error.exit_code
     except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)
+        line, code = "interrupted", 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        mute(sys.stdout)
+        sys.exit(code)
     except torch.cuda.OutOfMemoryError as error:
-        say(f"error: the GPU's memory is full ({str(error).split('.')[0]}); try smaller batches")
-        sys.exit(1)
+        line = f"error: the GPU's memory is full ({str(error).split('.')[0]}); try smaller batches"
     except MemoryError as error:
-        say(f"error: the memory is full ({str(error) or 'no details'}); try smaller sizes")
-        sys.exit(1)
+        line = f"error: the memory is full ({str(error) or 'no details'}); try smaller sizes"
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "not enough memory" not in str(error):
             raise
         details = str(error).split("Allocator: ")[-1].split(". ")[0]
-        say(f"error: the memory is full ({details}); try smaller sizes")
-        sys.exit(1)
+        line = f"error: the memory is full ({details}); try smaller sizes"
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        say(f"error: {name}{error.strerror or error}")
-        sys.exit(1)
+        line = f"error: {name}{error.strerror or error}"
+    say(line)
+    sys.exit(code)

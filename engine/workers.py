@@ -1,4 +1,4 @@
-"""Processes that make batches: how they start and end, and how one hears what went wrong."""
+"""Loader processes: how they start and end, and how their errors reach the main process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPEN_FILES = (
 
 
 class LostWorker(DataError):
-    """The loader's processes can't go on: one has ended, or the system gives them too little."""
+    """Loader processes can't go on: one has ended, or shared memory or open files ran out."""
 
 
 class Made(Dataset[Any]):
@@ -73,14 +73,18 @@ class Failure(NamedTuple):
 
 
 def unchanged(batch: Any) -> Any:
+    """Return the batch: PyTorch's default would convert its arrays."""
     return batch
 
 
 class Worker(multiprocessing.Process):
-    """A loader process, killed by joining it: it ignores SIGTERM, which Python's exit relies on."""
+    """A loader process. It ignores SIGTERM, which Python's exit relies on, so joining kills it."""
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the process to end, briefly if it was told to (then there is a timeout)."""
+        """Wait for the process to end and kill it: at once, or with a timeout after a moment.
+
+        PyTorch gives a timeout where it has told the process to end; Python's exit gives none.
+        """
         super().join(0 if timeout is None else GRACE)
         if self.is_alive():
             self.kill()
@@ -155,7 +159,7 @@ class Loader(DataLoader[Any]):
 
 @contextlib.contextmanager
 def named_losses(loader: Loader) -> Iterator[None]:
-    """Say what became of the loader's processes where asking them for a batch fails."""
+    """Raise LostWorker for errors that a lost loader process or a full system has caused."""
     try:
         yield
     except Exception as error:
@@ -171,7 +175,7 @@ def named_losses(loader: Loader) -> Iterator[None]:
 
 
 def how_it_ended(worker: multiprocessing.Process) -> str:
-    """What the exit code of a process that nobody told to end says."""
+    """Describe the end of a process from its exit code."""
     code = worker.exitcode or 0
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == errno.EMFILE:
@@ -184,7 +188,7 @@ def how_it_ended(worker: multiprocessing.Process) -> str:
 
 
 def shortage(error: BaseException) -> str | None:
-    """What the system lacks where an error of handing over a batch comes from that."""
+    """Return what the system has run out of if that is the cause of an error, else None."""
     text = str(error)
     if getattr(error, "errno", 0) in (errno.EMFILE, errno.ENFILE) or any(
         part in text for part in ("Too many open files", "items of ancdata")
@@ -207,7 +211,8 @@ def start_worker(_: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # A thread of the queue sends the batches; what it can't send would be missed for ever.
     Queue._on_queue_feeder_error = send_error  # type: ignore[attr-defined]
-    # Another hands over the files of shared memory; without one to do that in it tries for ever.
+    # Another thread hands over shared memory by sockets; where no file can be opened any more, it
+    # would try for ever.
     sys.excepthook = end_without_files
 
 

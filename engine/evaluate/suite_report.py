@@ -42,8 +42,8 @@ class Skipped:
         return f"{self.title}{at}: skipped, {self.reason}"
 
 
-def run_and_report(options: argparse.Namespace) -> int:
-    """Run suites and report the results; gives the exit code.
+def run_and_report(options: argparse.Namespace) -> None:
+    """Run suites and report the results.
 
     Raises:
         ConfigError, DataError: options, data or models that are no good.
@@ -66,7 +66,7 @@ def run_and_report(options: argparse.Namespace) -> int:
     how: dict[str, Any] = {"device": device, "processes": processes, "progress": shown}
     records = run_suites(suites, methods, metrics, store, figures, **how)
     if not processes.is_main:
-        return 0
+        return
     tables = []
     models_first = sorted(methods, key=lambda method: method.key.startswith("baseline:"))
     for pictures in suites:
@@ -79,7 +79,7 @@ def run_and_report(options: argparse.Namespace) -> int:
     print(f"{len(records)} results in {time_text(seconds)}", flush=True)
     if not options.json:
         store.remove()
-        return 0
+        return
     store.finish(
         {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -92,7 +92,6 @@ def run_and_report(options: argparse.Namespace) -> int:
             "results": records,
         }
     )
-    return 0
 
 
 def open_suites(options: argparse.Namespace) -> tuple[list[Pictures], list[Skipped]]:

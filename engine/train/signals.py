@@ -27,10 +27,12 @@ class StopRequest:
         return self.signum or signal.SIGTERM
 
     def listen(self) -> None:
+        """Take SIGINT and SIGTERM as requests from here on."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.receive)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
+        """Note the signal, and let the next one end the process."""
         self.signum = signum
         # From here on the system itself ends the process, also inside a long computation.
         for each in (signal.SIGINT, signal.SIGTERM):
