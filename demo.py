@@ -7,6 +7,7 @@ python demo.py --input in.png --scale 4
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import math
 import os
@@ -83,6 +84,9 @@ def make_parser() -> Parser:
     parser.add_argument("--precision", default="fp32", choices=[*PRECISIONS])
     parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
     parser.add_argument("--overwrite", action="store_true", help="redo results that are there")
+    parser.add_argument(
+        "--strip-metadata", action="store_true", help="leave out EXIF, XMP and comments"
+    )
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="refuse to read larger pictures"
     )
@@ -179,6 +183,8 @@ def render_film(options: argparse.Namespace) -> None:
 def render_one(job: Job, represent: Represent, name: str, options: argparse.Namespace) -> None:
     """Read one photograph and write its result, with a bar of the pixels done and to do."""
     photo = read_first(job.source, options.max_pixels)
+    if options.strip_metadata:
+        photo = dataclasses.replace(photo, metadata={})
     size = (photo.pixels.shape[0], photo.pixels.shape[1])
     grid = find_grid(size, options.resolution, options.scale, options.box)
     with tqdm(

@@ -260,6 +260,29 @@ def test_grey_stays_grey(model_file: Path, tmp_path: Path) -> None:
     assert np.abs(result[..., 0] - colours).max() <= 0.51
 
 
+def test_metadata_are_kept_unless_they_are_to_be_left_out(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x8298] = 6, "(c) somebody"  # turned, copyright
+    Image.fromarray(picture(12, 16)).save(
+        tmp_path / "a.jpg", exif=exif, comment="hello", xmp=b"<x:xmpmeta/>", dpi=(300, 300)
+    )
+    for suffix in (".jpg", ".png", ".webp", ".tif"):
+        for strip in ([], ["--strip-metadata"]):
+            output = tmp_path / f"out{len(strip)}{suffix}"
+            arguments = ("--input", tmp_path / "a.jpg", "--baseline", "bicubic", "--scale", 2)
+            assert run(*arguments, "--output", output, *strip) == 0
+            with Image.open(output) as image:
+                image.load()
+                found = image.getexif()
+                beside = str({**image.info, **found})
+            assert image.size == (24, 32), "the picture is upright"
+            assert found.get(0x0112, 1) == 1
+            assert found.get(0x8298) == (None if strip else "(c) somebody")
+            for text in ("hello", "<x:xmpmeta/>"):
+                assert (text in beside) != bool(strip), (suffix, text)
+            assert read_photo(output).dpi == pytest.approx((300, 300), rel=0.01)
+
+
 def test_profile_and_resolution_are_kept(model_file: Path, tmp_path: Path) -> None:
     from PIL import ImageCms
 
