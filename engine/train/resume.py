@@ -179,7 +179,7 @@ def fingerprint(dataset: Any) -> str:
     files = dict.fromkeys(Path(name) for index in range(len(dataset)) for name in names(index))
     for path in files:
         size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {size}\n".encode(errors="surrogateescape"))
         checksum = zlib.crc32(ends(path, size), checksum)
     counts = f"{len(dataset)} items, {len(files)} files"
     return f"{counts}, {digest.hexdigest()[:16]}{CONTENTS}{checksum:08x}"
