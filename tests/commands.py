@@ -76,9 +76,9 @@ class Commands:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait(30)
+        # A process that the tests have forked may hold its input open, so it would not see the end.
+        self.server.terminate()
+        self.server.communicate(timeout=30)
 
     def run(
         self,

@@ -14,12 +14,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from torch.utils.data._utils import signal_handling
 
 from engine import runtime
 from tests.commands import Commands
 from tests.runs import RUN, WarmRuns, outcome, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
+# A loader of PyTorch's own, in a test that compares with it, would have every later end of a process
+# raised wherever the tests happen to be.
+signal_handling._SIGCHLD_handler_set = True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
