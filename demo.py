@@ -6,6 +6,9 @@ python demo.py --input in.png --scale 4
 
 from __future__ import annotations
 
+import liif.packages  # noqa: F401  (before all that may be missing)
+
+# isort: split
 import argparse
 import dataclasses
 import functools

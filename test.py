@@ -6,6 +6,9 @@ python test.py --suite set5 set14 b100 urban100 div2k --model MODEL.pth --baseli
 
 from __future__ import annotations
 
+import liif.packages  # noqa: F401  (before all that may be missing)
+
+# isort: split
 import argparse
 import dataclasses
 import signal

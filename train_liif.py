@@ -7,6 +7,9 @@ Runs are saved in save/. See `--help` for going on with a run that was interrupt
 
 from __future__ import annotations
 
+import liif.packages  # noqa: F401  (before all that may be missing)
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path

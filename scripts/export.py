@@ -21,6 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import liif.packages  # noqa: F401  (before all that may be missing)
+
+# isort: split
 import torch
 from torch import Tensor, nn
 

@@ -19,6 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import liif.packages  # noqa: F401  (before all that may be missing)
+
+# isort: split
 from datasets.listing import user_path
 from engine.runtime import Parser, run_script, say
 from scripts.preparation.celebahq import prepare_celebahq
