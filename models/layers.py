@@ -75,3 +75,9 @@ def tail_radius(scale: int) -> int:
         radius += 1 / reached
         reached *= factor
     return math.ceil(radius + 1 / reached)
+
+
+def product_dtype(like: Tensor) -> torch.dtype:
+    """The precision of matrix products here: autocast's where it is on, else that of `like`."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype

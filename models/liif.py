@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.decoder import decode
-from models.layers import channels_last
+from models.layers import channels_last, product_dtype
 from models.lookup import nearest_pixels, neighbours
-from models.mlp import MLP
-from models.models import make, models_registry, register
+from models.mlp import MLP, make_mlp
+from models.models import models_registry, register
 from models.protocol import Features, ImplicitModel, Target, make_encoder
 from registry import SpecOf
 
@@ -29,12 +29,6 @@ QUERY_CHUNK = 16384
 QUERY_CHUNK_ELSEWHERE = 65536
 
 DECODER = SpecOf(models_registry, overridden=("in_dim",))  # which is worked out
-
-
-def product_dtype(like: Tensor) -> torch.dtype:
-    """The precision of matrix products here: autocast's where it is on, else that of `like`."""
-    kind = like.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
 
 
 @register("liif")
@@ -65,9 +59,7 @@ class LIIF(ImplicitModel):
         self.imnet: MLP | None = None
         if imnet_spec is not None:
             in_dim = self.channels * (9 if feat_unfold else 1) + (4 if cell_decode else 2)
-            imnet = make(imnet_spec, args={"in_dim": in_dim})
-            assert isinstance(imnet, MLP)
-            self.imnet = imnet
+            self.imnet = make_mlp(imnet_spec, in_dim=in_dim)
         # One code away where four predict, and one more that unfolding looks at.
         self.reach = 0 if self.imnet is None else int(local_ensemble) + int(feat_unfold)
 
@@ -83,11 +75,7 @@ class LIIF(ImplicitModel):
                     "imnet_spec, or an encoder that upsamples (no_upsampling: false)"
                 )
             return
-        maker = models_registry.makers[imnet["name"]]
-        if not (isclass(maker) and issubclass(maker, MLP)):
-            yield f"imnet_spec.name: {imnet['name']!r} given; allowed: mlp"
-        elif imnet["args"]["out_dim"] != 3:
-            yield f"imnet_spec.args.out_dim: {imnet['args']['out_dim']} given; allowed: 3"
+        yield from check_decoder(imnet)
 
     @property
     def query_chunk(self) -> int:
@@ -154,6 +142,15 @@ class LIIF(ImplicitModel):
             self.imnet.linears[1:],
         ).view(*codes.row.shape, -1)  # (N, B, Q, 3)
         return predictions[0] if codes.weight is None else blend(predictions, codes.weight)
+
+
+def check_decoder(spec: dict[str, Any]) -> Iterator[str]:
+    """What keeps a specification from being a decoding function's."""
+    maker = models_registry.makers[spec["name"]]
+    if not (isclass(maker) and issubclass(maker, MLP)):
+        yield f"imnet_spec.name: {spec['name']!r} given; allowed: mlp"
+    elif spec["args"]["out_dim"] != 3:
+        yield f"imnet_spec.args.out_dim: {spec['args']['out_dim']} given; allowed: 3"
 
 
 def blend(predictions: Tensor, weight: Tensor) -> Tensor:

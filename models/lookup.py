@@ -38,18 +38,21 @@ def nearest_index(position: Tensor, length: int) -> Tensor:
     return (((position + 1) * length - 1) / 2).round()
 
 
-def axis_neighbours(position: Tensor, length: int, ensemble: bool) -> tuple[Tensor, Tensor]:
+def axis_neighbours(
+    position: Tensor, length: int, ensemble: bool, shift: Tensor | float
+) -> tuple[Tensor, Tensor]:
     """The codes next to a position along one axis.
 
     Args:
         position: (B, Q) in [-1, 1].
         length: codes along this axis of the whole picture.
         ensemble: both neighbours instead of the nearest code.
+        shift: how far to each side they are looked up; a number, or (B, 1).
 
     Returns:
         index (n, B, Q) as float and offset (n, B, Q) in units of a code; n is 2 or 1.
     """
-    shifts = (-1 / length + SHIFT, 1 / length + SHIFT) if ensemble else (0.0,)
+    shifts = (-shift + SHIFT, shift + SHIFT) if ensemble else (0.0,)
     shifted = torch.stack([position + shift for shift in shifts])
     index = nearest_index(shifted.clamp(-1 + MARGIN, 1 - MARGIN), length)
     centre = (-1 + 1 / length) + (2 / length) * index
@@ -62,6 +65,7 @@ def neighbours(
     size: tuple[int, int],
     origin: tuple[int, int],
     ensemble: bool,
+    shift: tuple[Tensor, ...] | None = None,
 ) -> Neighbours:
     """The four codes around each query, or the nearest one.
 
@@ -71,9 +75,11 @@ def neighbours(
         size: (H, W) of all codes of the picture.
         origin: (row, column) of the first code at hand among all codes.
         ensemble: four neighbours, weighted by the areas diagonally opposite.
+        shift: how far along y and x the four are looked up, each (B, 1); default: half a code.
     """
-    index_y, offset_y = axis_neighbours(coord[..., 0], size[0], ensemble)
-    index_x, offset_x = axis_neighbours(coord[..., 1], size[1], ensemble)
+    shifts = shift or (1 / size[0], 1 / size[1])
+    index_y, offset_y = axis_neighbours(coord[..., 0], size[0], ensemble, shifts[0])
+    index_x, offset_x = axis_neighbours(coord[..., 1], size[1], ensemble, shifts[1])
     n, batch, queries = index_y.shape
     image = torch.arange(batch, device=coord.device).view(batch, 1) * (window[0] * window[1])
     rows = (index_y.long() - origin[0]) * window[1] + (image - origin[1])  # (n, B, Q)
@@ -93,17 +99,70 @@ def neighbours(
     return Neighbours(index, offset, area.flip(0) / area.sum(0))
 
 
+def nearest_rows(
+    coord: Tensor, window: tuple[int, int], size: tuple[int, int], origin: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The code nearest to each query (B, Q, 2), and whether it is one: both (B, Q).
+
+    A query at exactly -1 or 1 can round to a place outside. Arguments as `neighbours`; the codes
+    are rows of a (B * h * w)-row table.
+    """
+    batch, (height, width) = len(coord), window
+    row = nearest_index(coord[..., 0], size[0]).long() - origin[0]
+    column = nearest_index(coord[..., 1], size[1]).long() - origin[1]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    image = torch.arange(batch, device=coord.device).view(batch, 1) * (height * width)
+    return image + row.clamp(0, height - 1) * width + column.clamp(0, width - 1), inside
+
+
 def nearest_pixels(
     picture: Tensor, coord: Tensor, size: tuple[int, int], origin: tuple[int, int]
 ) -> Tensor:
     """The pixel of `picture` (B, C, h, w) nearest to each query (B, Q, 2) -> (B, Q, C).
 
-    A query at exactly -1 or 1 can round to a place outside, where it is 0.
+    0 for a query whose nearest place is outside.
+    """
+    row, inside = nearest_rows(coord, (picture.shape[-2], picture.shape[-1]), size, origin)
+    table = picture.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, C)
+    return table.index_select(0, row.flatten()).view(*row.shape, -1) * inside.unsqueeze(-1)
+
+
+def bilinear(
+    picture: Tensor, coord: Tensor, size: tuple[int, int], origin: tuple[int, int]
+) -> Tensor:
+    """`picture` (B, C, h, w) interpolated at queries (B, Q, 2) -> (B, Q, C).
+
+    Positions are clamped to the centres of the outermost pixels.
+
+    Args:
+        size, origin: of the whole picture, and of the window that is at hand, as `neighbours`.
     """
     batch, channels, height, width = picture.shape
-    row = nearest_index(coord[..., 0], size[0]).long() - origin[0]
-    column = nearest_index(coord[..., 1], size[1]).long() - origin[1]
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)  # (B, Q)
-    pixels = picture.flatten(2).gather(2, index[:, None].expand(batch, channels, index.shape[1]))
-    return (pixels * inside[:, None]).transpose(1, 2)
+    table = picture.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, C)
+    image = torch.arange(batch, device=coord.device).view(batch, 1) * (height * width)
+    low, high, share = [], [], []
+    for axis, length in enumerate(size):
+        place = (((coord[..., axis] + 1) * length - 1) / 2).clamp(0, length - 1)
+        first = place.floor().clamp(max=max(0, length - 2))
+        low.append(first.long() - origin[axis])
+        high.append((first.long() + 1).clamp(max=length - 1) - origin[axis])
+        share.append((place - first).unsqueeze(-1))  # (B, Q, 1)
+
+    def row(y: Tensor, x: Tensor) -> Tensor:
+        return table.index_select(0, (image + y * width + x).flatten()).view(*y.shape, channels)
+
+    top = torch.lerp(row(low[0], low[1]), row(low[0], high[1]), share[1])
+    bottom = torch.lerp(row(high[0], low[1]), row(high[0], high[1]), share[1])
+    return torch.lerp(top, bottom, share[0])
+
+
+def relative_cell(cell: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Cells (B, Q, 2) in units of a code, as the decoding function sees them: float32.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if cell is None:
+        raise ValueError("cell: needed by this model")
+    # By numbers, not by a tensor of them: that would be a copy for which a GPU waits.
+    return torch.stack([cell[..., 0].float() * size[0], cell[..., 1].float() * size[1]], dim=-1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from models.models import register
+from models.models import make, register
 from registry import AtLeast
 
 
@@ -40,3 +41,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_dim) -> (..., out_dim)."""
         return self.layers(x)
+
+
+def make_mlp(spec: Mapping[str, Any], **sizes: int) -> MLP:
+    """The MLP of a specification; `sizes`: widths of input and output that are worked out."""
+    mlp = make(spec, args=sizes)
+    assert isinstance(mlp, MLP)
+    return mlp

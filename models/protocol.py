@@ -28,10 +28,12 @@ class Target(NamedTuple):
     Attributes:
         cell: (B, 2), height and width of the pixels asked for in the units of coordinates, one
             size per picture.
+        size: (H, W) of the whole picture's codes.
         means: what the passes so far have found (`ImplicitModel.passes`).
     """
 
     cell: Tensor
+    size: tuple[int, int]
     means: tuple[Tensor, ...] = ()
 
 

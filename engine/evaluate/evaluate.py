@@ -97,7 +97,9 @@ def predict(
             predict(model, *turned, eval_bsize=eval_bsize) for turned in turns(inp, coord, cell)
         ]
         return torch.stack(results).mean(0)
-    network, target = implicit(model), Target(cell[:, 0])
+    network = implicit(model)
+    size = (inp.shape[-2] * network.upscale, inp.shape[-1] * network.upscale)
+    target = Target(cell[:, 0], size)
     suited = max(1, network.query_chunk // len(inp))
     limit = min(suited, eval_bsize or suited)
     chunks = [*zip(coord.split(limit, dim=1), cell.split(limit, dim=1), strict=True)]

@@ -115,7 +115,7 @@ class Source:
         self, cell: tuple[float, float], count: int, tiles: Callable[[], Iterable[Tile]]
     ) -> Target:
         """What the model has to know of all `count` queries before it answers the first."""
-        target = Target(torch.tensor([cell], device=self.device))
+        target = Target(torch.tensor([cell], device=self.device), self.layout.codes)
         for _ in range(self.model.passes):
             total = torch.zeros((), device=self.device)
             for tile in tiles():

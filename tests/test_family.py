@@ -1,0 +1,223 @@
+"""LTE, LTE+, SRNO, CiaoSR, LM-LIIF and SwinIR, against figures of their authors' code."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from engine.render import ContinuousImage, tiling
+from tests import family_oracle
+from tests.conformance import DATA, float32, rng
+from utils import make_coord
+
+NOT_FILLED = ("attn_mask", "relative_position_index", "escape_NaN")
+AROUND_ONE = ("norm.weight", "norm1.weight", "norm2.weight")
+NORM = 0.5
+EDSR = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True}}
+EDSR_64 = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "no_upsampling": True}}
+IMNET = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16, 16]}}
+SPECS: dict[str, dict[str, Any]] = {
+    "lte": {"encoder_spec": EDSR, "imnet_spec": IMNET, "hidden_dim": 16},
+    "lte-fast": {"encoder_spec": EDSR, "hidden_dim": 16},
+    "sronet": {"encoder_spec": EDSR_64, "width": 32, "blocks": 4},
+    "ciaosr": {"encoder_spec": EDSR, "imnet_spec": IMNET},
+    "lmliif": {
+        "encoder_spec": EDSR,
+        "imnet_spec": {"name": "lmmlp", "args": {"hidden_dim": 8, "hidden_depth": 3}},
+        "hypernet_spec": {"name": "mlp", "args": {"hidden_list": [24]}},
+        "mod_input": True,
+    },
+}
+
+
+@cache
+def stored() -> dict[str, Any]:
+    return json.loads(gzip.decompress((DATA / "family.json.gz").read_bytes()))
+
+
+@cache
+def arrays() -> dict[str, Tensor]:
+    with np.load(DATA / "family.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file}
+
+
+def cases(kind: str) -> dict[str, dict[str, Any]]:
+    return {case["name"]: case for case in stored()["cases"] if case["kind"] == kind}
+
+
+def filled(model: nn.Module, case: dict[str, Any]) -> nn.Module:
+    """The model with the weights of a case, each drawn by its name."""
+    state = {}
+    for key, value in model.state_dict().items():
+        if key.endswith(NOT_FILLED):
+            state[key] = value
+            continue
+        drawn = rng(key).standard_normal(tuple(value.shape))
+        drawn *= np.sqrt(1 / np.prod(value.shape[1:])) if value.dim() > 1 else 0.1
+        drawn += key.endswith(AROUND_ONE)
+        for start, factor in case.get("factors", {}).items():
+            drawn *= factor if key.startswith(start) else 1
+        state[key] = float32(drawn)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def input_of(case: dict[str, Any]) -> Tensor:
+    name = case["name"].split("/", 1)[1]
+    inp = float32(rng("input:" + name).uniform(-1, 1, case["inp"]))
+    if "mirror" in case:  # SwinIR's protocol: continued at the bottom, then at the right
+        height, width = case["mirror"]
+        inp = torch.cat([inp, inp.flip(-2)], dim=-2)[..., :height, :]
+        inp = torch.cat([inp, inp.flip(-1)], dim=-1)[..., :width]
+    return inp
+
+
+def assert_near(result: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    assert result.shape == expected.shape
+    error = (result - expected).abs().max().item()
+    assert error < tolerance * max(1.0, expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", cases("encoder"))
+def test_encoder_gives_the_authors_features(name: str) -> None:
+    case = cases("encoder")[name]
+    encoder = filled(models.make(case["spec"]), case)
+    with torch.no_grad():
+        features = encoder(input_of(case))
+    assert list(features.shape) == case["shape"]
+    assert encoder.out_dim == case["out_dim"]
+    assert_near(features[:, :8], arrays()[f"{name}/y"])
+
+
+@pytest.mark.parametrize("make", [models.make, family_oracle.plain], ids=["ours", "plain"])
+@pytest.mark.parametrize("name", cases("model"))
+def test_model_gives_the_authors_values(name: str, make: Any) -> None:
+    case = cases("model")[name]
+    if make is family_oracle.plain and case["spec"]["name"] not in family_oracle.PLAIN:
+        pytest.skip("the plain version is in tests/oracle.py, and tested there")
+    model = filled(make(case["spec"]), case)
+    with torch.no_grad():
+        values = model(input_of(case), arrays()[f"{name}/coord"], arrays()[f"{name}/cell"])
+    assert_near(values, arrays()[f"{name}/y"])
+
+
+def test_an_operator_depends_on_the_set_it_is_asked() -> None:
+    """SRNO in strips of rows, each a call of its own, as its training's validation asks."""
+    (case,) = cases("strips").values()
+    name = case["name"]
+    model = filled(models.make(case["spec"]), case)
+    coord, cell = arrays()[f"{name}/coord"], arrays()[f"{name}/cell"]
+    with torch.no_grad():
+        whole = model(input_of(case), coord, cell)
+        counts = [rows * case["grid"][1] for rows in case["rows"]]
+        parts = zip(coord.split(counts, 1), cell.split(counts, 1), strict=True)
+        strips = torch.cat([model(input_of(case), *part) for part in parts], dim=1)
+    assert_near(whole, arrays()[f"{name}/y"])
+    assert_near(strips, arrays()[f"{name}/y_strips"])
+    assert (whole - strips).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("name", cases("train"))
+def test_five_steps_lose_what_the_authors_lost(name: str) -> None:
+    case = cases("train")[name]
+    model = filled(models.make(case["spec"]), case).train()
+    r = rng("train")
+    inp, coord = float32(r.uniform(0, 1, (4, 3, 12, 12))), float32(r.uniform(-1, 1, (4, 96, 2)))
+    gt, cell = float32(r.uniform(0, 1, (4, 96, 3))), torch.full((4, 96, 2), 2 / 36)
+    optimizer = torch.optim.Adam(model.parameters(), **case["optimizer"]["args"])
+    losses = []
+    for _ in range(5):
+        colours = model((inp - NORM) / NORM, coord, cell)
+        loss = F.l1_loss(colours, (gt - NORM) / NORM)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses == pytest.approx(case["losses"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", stored()["checkpoints"])
+def test_state_dict_has_the_published_names_and_shapes(name: str) -> None:
+    published = stored()["checkpoints"][name]
+    with torch.device("meta"):
+        model = models.make(published["model"])
+    state = {key: list(value.shape) for key, value in model.state_dict().items()}
+    buffers = {key: value[1] for key, value in published["buffers"].items()}
+    assert state == {**published["state_dict"], **buffers}
+    assert sum(parameter.numel() for parameter in model.parameters()) == published["num_params"]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_whole_batches_agree_with_the_plain_version(name: str) -> None:
+    """Values and gradients, several pictures of one scale, odd sizes."""
+    spec = {"name": name, "args": SPECS[name]}
+    torch.manual_seed(0)
+    model, plain = models.make(spec).eval(), family_oracle.plain(spec).eval()
+    plain.load_state_dict(model.state_dict())
+    inp, coord = torch.rand(2, 3, 7, 6) * 2 - 1, make_coord((15, 10)).expand(2, -1, -1)
+    cell = torch.tensor([2 / 15, 2 / 10]).expand_as(coord)
+    values, expected = model(inp, coord, cell), plain(inp, coord, cell)
+    assert_near(values, expected, 1e-5)
+    for result in (values, expected):
+        result.square().sum().backward()
+    theirs = dict(plain.named_parameters())
+    for key, parameter in model.named_parameters():
+        if "_mean" not in key:
+            assert parameter.grad is not None, key
+            assert_near(parameter.grad, theirs[key].grad, 1e-4)
+
+
+SIZE, WANTED = (21, 30), (57, 64)  # of a photograph, and of its enlargement
+SWINIR = {
+    "name": "swinir",
+    "args": {"tail": False, "embed_dim": 8, "depths": [2], "num_heads": [2]},
+}
+ON_SWINIR = {name: {**SPECS[name], "encoder_spec": SWINIR} for name in ("lte", "ciaosr", "lmliif")}
+
+
+def small_model(name: str, args: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(0)
+    return models.make({"name": name, "args": args}).eval()
+
+
+def photograph() -> np.ndarray:
+    return np.random.default_rng(0).random((*SIZE, 3), np.float32)
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of a few codes, bands of a few rows and chunks of a few queries."""
+    monkeypatch.setattr(tiling, "WINDOW", 8 * 8)
+    monkeypatch.setattr(tiling, "BAND", 5 * WANTED[1] * 12)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("box", [None, (3, 4.5, 15.25, 29)])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [*SPECS.items(), *ON_SWINIR.items()],
+    ids=[*SPECS, *(f"swinir-{name}" for name in ON_SWINIR)],
+)
+@pytest.mark.usefixtures("small_windows")
+def test_tiles_and_chunks_are_the_whole(
+    name: str, args: dict[str, Any], box: tuple[float, ...] | None, kept: bool
+) -> None:
+    model, photo = small_model(name, args), photograph()
+    image = ContinuousImage.represent(photo, model, keep_features=kept, eval_bsize=50)
+    grid = tiling.Grid(SIZE, *WANTED, box)  # type: ignore[arg-type]
+    rendered = image.render(*WANTED, box, clamp=False)  # type: ignore[arg-type]
+    coord = torch.cartesian_prod(grid.rows, grid.columns)[None]
+    inp = torch.from_numpy(photo).permute(2, 0, 1)[None] * 2 - 1
+    with torch.no_grad():
+        values = model(inp, coord, torch.tensor(grid.cell).expand_as(coord))
+    whole = values.view(*WANTED, 3).permute(2, 0, 1) / 2 + 0.5
+    assert_near(rendered, whole, 1e-5)
