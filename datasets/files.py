@@ -19,6 +19,16 @@ NAME_BYTES = 255
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 PathLike = str | os.PathLike[str]
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def found_path(path: PathLike) -> Path:
+    """A file that a configuration may name: from the current folder, else from the project's own.
+
+    So `configs/...` is also found where the project is installed and the current folder is another.
+    """
+    own = PROJECT / path
+    return own if own.is_file() and not os.path.exists(path) else Path(path)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from utils import DataError
 
 from .cache import open_cache
 from .datasets import register
-from .files import file_errors
+from .files import file_errors, found_path
 from .images import MAX_PIXELS
 from .listing import list_pictures, match_pairs, sort_names, user_path
 from .transforms import to_picture
@@ -163,7 +163,7 @@ def listed_pictures(
     folder = user_path(root_path)
     names = list_pictures(folder)
     if split_file is not None:
-        listed = read_split(user_path(split_file), split_key)
+        listed = read_split(found_path(user_path(split_file)), split_key)
         missing = sorted(set(listed) - set(names))
         if missing:
             raise DataError(

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from datasets.datasets import datasets_registry
-from datasets.files import file_errors
+from datasets.files import file_errors, found_path
 from models.models import models_registry
 from registry import Above, AtLeast, Below, SpecOf, read_dataclass, show
 from utils import ConfigError
@@ -302,7 +302,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         with file_errors(path, "read", kind=ConfigError):
-            text = path.read_text(encoding="utf-8")
+            text = found_path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
     raw = parse_yaml(text, str(path))
