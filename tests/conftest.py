@@ -21,8 +21,8 @@ from tests.commands import Commands
 from tests.runs import RUN, WarmRuns, outcome, write_config
 
 ROOT = Path(__file__).resolve().parent.parent
-# A loader of PyTorch's own, in a test that compares with it, would have every later end of a process
-# raised wherever the tests happen to be.
+# A loader of PyTorch's own, in a test that compares with it, would have every later end of a
+# process raised wherever the tests happen to be.
 signal_handling._SIGCHLD_handler_set = True
 
 
