@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from engine.config import config_dict, read_test_config, read_train_config
+from engine.evaluate.study import read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = json.loads((ROOT / "tests/data/published_settings.json").read_text())
-SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+STUDIES = sorted((ROOT / "configs/studies").glob("*.yaml"))
+SHIPPED = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDIES})
 
 
 def test_every_published_configuration_is_shipped() -> None:
@@ -46,7 +48,19 @@ def test_shipped_configuration_passes_the_check(path: Path) -> None:
                 assert values[key][part]["args"][name] == value, (key, part, name)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_study_passes_the_check(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its suites are, and wherever it is started."""
+    monkeypatch.chdir(tmp_path)
+    for suite in yaml.safe_load(path.read_text())["test"]["suites"]:
+        (tmp_path / suite).mkdir(parents=True)
+    study = read_study(path)
+    assert len(study.runs) == len(study.config.variants) * len(study.config.seeds)
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, *STUDIES], ids=lambda path: path.stem)
 def test_no_key_is_written_twice(path: Path) -> None:
     """YAML keeps the last of two equal keys without a word, so the reader of the file is misled."""
 
