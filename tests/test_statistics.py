@@ -50,6 +50,7 @@ def test_one_seed_or_picture_has_no_interval() -> None:
     assert over_pictures(np.ones((9, 1))) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("pictures", [14, 100])
 def test_intervals_cover_the_truth(seeds: int, pictures: int) -> None:
