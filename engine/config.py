@@ -135,8 +135,12 @@ class CosineLR:
 
     name: Literal["cosine"]
     warmup: NonNegativeInt = 0
-    """Steps over which the rate first rises from zero."""
+    """Steps (or epochs) over which the rate first rises."""
+    warmup_from: Annotated[float, AtLeast(0), Below(1)] = 0.0
+    """Share of the optimiser's rate from which it rises."""
     min_lr: NonNegativeFloat = 0.0
+    every: Literal["step", "epoch"] = "step"
+    """What changes the rate, and what `warmup` counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

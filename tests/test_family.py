@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
+from engine.config import read_train_config
 from engine.render import ContinuousImage, tiling
 from tests import family_oracle
 from tests.conformance import DATA, float32, rng
 from utils import make_coord
 
+ROOT = Path(__file__).resolve().parent.parent
 NOT_FILLED = ("attn_mask", "relative_position_index", "escape_NaN")
 AROUND_ONE = ("norm.weight", "norm1.weight", "norm2.weight")
 NORM = 0.5
@@ -221,3 +224,14 @@ def test_tiles_and_chunks_are_the_whole(
         values = model(inp, coord, torch.tensor(grid.cell).expand_as(coord))
     whole = values.view(*WANTED, 3).permute(2, 0, 1) / 2 + 0.5
     assert_near(rendered, whole, 1e-5)
+
+
+@pytest.mark.parametrize("name", stored()["checkpoints"])
+def test_shipped_configuration_trains_the_published_model(name: str) -> None:
+    config = read_train_config(ROOT / f"configs/train-div2k/train_{name}.yaml")
+    with torch.device("meta"):
+        shipped = models.make(config.model).state_dict()
+        published = models.make(stored()["checkpoints"][name]["model"]).state_dict()
+    assert {key: value.shape for key, value in shipped.items()} == {
+        key: value.shape for key, value in published.items()
+    }

@@ -230,6 +230,17 @@ def test_learning_rates_by_milestones() -> None:
     assert rates == [1e-2] * 5 + [5e-3] * 5 + [2.5e-3] * 5
 
 
+def test_srnos_learning_rates(root: Path) -> None:
+    """4e-5 (1 + 9 e/50) up to epoch 50, then 2e-4 (1 + cos(pi (e - 50)/1000)), epoch by epoch."""
+    config = read_train_config(root / "configs/train-div2k/train_edsr-baseline-sronet.yaml")
+    for epoch in (0, 1, 49, 50, 51, 550, 1049):
+        rate = 4e-5 * (1 + 9 * epoch / 50)
+        if epoch >= 50:
+            rate = 2e-4 * (1 + math.cos(math.pi * (epoch - 50) / 1000))
+        for step in (0, 249):
+            assert learning_rate(config, 250 * epoch + step, 250) == pytest.approx(rate)
+
+
 def test_learning_rates_along_a_cosine() -> None:
     schedule = {"name": "cosine", "warmup": 4, "min_lr": 1e-3}
     config = read_train_config(tiny_config(multi_step_lr=None, lr_schedule=schedule, epoch_max=4))

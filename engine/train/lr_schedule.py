@@ -15,13 +15,18 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
         steps_per_epoch: steps of every epoch.
     """
     base = config.optimizer.lr
-    if config.lr_schedule is not None:
-        total = config.epoch_max * steps_per_epoch
-        warmup, lowest = config.lr_schedule.warmup, config.lr_schedule.min_lr
-        if step < warmup:
-            return base * (step + 1) / warmup
-        progress = (step - warmup) / max(1, total - warmup)
-        return lowest + (base - lowest) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    schedule = config.lr_schedule
+    if schedule is not None:
+        by_epoch = schedule.every == "epoch"
+        done = step // steps_per_epoch if by_epoch else step
+        total = config.epoch_max if by_epoch else config.epoch_max * steps_per_epoch
+        if done < schedule.warmup:
+            begin = schedule.warmup_from
+            rise = (done if begin else done + 1) / schedule.warmup  # from zero, not with zero
+            return base * (begin + (1 - begin) * rise)
+        progress = (done - schedule.warmup) / max(1, total - schedule.warmup)
+        wave = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return schedule.min_lr + (base - schedule.min_lr) * wave
     if config.multi_step_lr is not None:
         finished = step // steps_per_epoch
         reached = sum(milestone <= finished for milestone in config.multi_step_lr.milestones)
