@@ -86,6 +86,9 @@ def make_parser() -> Parser:
     parser.add_argument("--gpu", help="number of the CUDA device")
     parser.add_argument("--precision", default="fp32", choices=[*PRECISIONS])
     parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
+    parser.add_argument(
+        "--cell-max-scale", metavar="S", type=float, help="no smaller cell than that of xS"
+    )
     parser.add_argument("--overwrite", action="store_true", help="redo results that are there")
     parser.add_argument(
         "--strip-metadata", action="store_true", help="leave out EXIF, XMP and comments"
@@ -139,6 +142,7 @@ def check(options: argparse.Namespace) -> None:
         check_baseline(options.baseline)
         if film and options.baseline != "bicubic":
             raise ConfigError(f"--baseline: {options.baseline} given; allowed in films: bicubic")
+    utils.check_cell_max_scale(options.cell_max_scale)
     if options.max_pixels < 1:
         raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
 
@@ -155,7 +159,12 @@ def find_method(options: argparse.Namespace, processes: Processes) -> tuple[Repr
 
     def represent(pixels: np.ndarray) -> ContinuousImage:
         return ContinuousImage.represent(
-            pixels, model, device=device, precision=precision, keep_features=False
+            pixels,
+            model,
+            device=device,
+            precision=precision,
+            keep_features=False,
+            cell_max_scale=options.cell_max_scale,
         )
 
     return represent, Path(options.model or DEFAULT).stem

@@ -32,7 +32,7 @@ from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import load_model
 from utils import ConfigError
 
-SUITE_OPTIONS = ("scales", "lr", "data_root", "markdown", "panels", "eval_bsize")
+SUITE_OPTIONS = ("scales", "lr", "data_root", "markdown", "panels", "eval_bsize", "cell_max_scale")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -89,6 +89,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--markdown", metavar="FILE", type=Path, help="write the tables there")
     add("--panels", metavar="DIR", type=Path, help="comparisons and charts as PNG files")
     add("--eval-bsize", metavar="N", type=int, help="the most queries at once")
+    add(
+        "--cell-max-scale",
+        metavar="S",
+        type=float,
+        help="tell models of no smaller cell than that of xS (LTE, SRNO and LM-LIIF: 4)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -199,3 +199,9 @@ def parse_scale(text: str, option: str = "scale", smallest: float = 0) -> tuple[
             f"{option}: {text!r} given; allowed: S or SY,SX, numbers {bound}, such as 4 or 2,3.5"
         )
     return factors[0], factors[-1]
+
+
+def check_cell_max_scale(scale: float | None) -> None:
+    """Raise ConfigError for a value of `--cell-max-scale` that is no enlargement."""
+    if scale is not None and not scale >= 1:
+        raise ConfigError(f"--cell-max-scale: {scale:g} given; allowed: a number of at least 1")

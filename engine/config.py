@@ -222,6 +222,8 @@ class TestConfig:
     """The most queries at once."""
     precision: Precision = "fp32"
     num_workers: NonNegativeInt | None = None
+    cell_max_scale: Annotated[float, AtLeast(1)] | None = None
+    """Beyond this enlargement the cell that the model is told stays what it is there."""
 
     def check_eval_type(self) -> Iterator[str]:
         yield from eval_type_problems(self, "test_dataset")

@@ -18,6 +18,7 @@ import models
 from engine.config import read_train_config
 from engine.render import ContinuousImage, tiling
 from tests import family_oracle
+from tests.commands import Commands
 from tests.conformance import DATA, float32, rng
 from utils import make_coord
 
@@ -235,3 +236,34 @@ def test_shipped_configuration_trains_the_published_model(name: str) -> None:
     assert {key: value.shape for key, value in shipped.items()} == {
         key: value.shape for key, value in published.items()
     }
+
+
+@pytest.mark.parametrize("scale", [(4.0, 9.0), (2.0, 3.0)])
+def test_a_clipped_cell_is_that_of_the_largest_scale(scale: tuple[float, float]) -> None:
+    """Per axis: beyond x4 the cell stays 2/4 in units of a code, below it is what it is."""
+    model = small_model("lte", SPECS["lte"])
+    photo = photograph()[:6, :7]
+    size = round(6 * scale[0]), round(7 * scale[1])
+    image = ContinuousImage.represent(photo, model, cell_max_scale=4)
+    cell = torch.tensor([2 / min(size[0], 24), 2 / min(size[1], 28)])
+    coord = make_coord(size)[None]
+    inp = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] * 2 - 1
+    with torch.no_grad():
+        values = model(inp, coord, cell.expand_as(coord))
+    expected = values.view(*size, 3).permute(2, 0, 1) / 2 + 0.5
+    assert_near(image.render(*size, clamp=False), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("demo.py", ["--input", "a.png", "--scale", "8", "--cell-max-scale", "0.5"]),
+        ("test.py", ["--suite", ".", "--baseline", "bicubic", "--cell-max-scale", "nan"]),
+    ],
+)
+def test_a_largest_scale_below_one_is_refused(
+    commands: Commands, tmp_path: Path, script: str, options: list[str]
+) -> None:
+    ended = commands.run(script, *options, folder=tmp_path)
+    assert ended.code == 2
+    assert ended.line.endswith("given; allowed: a number of at least 1")

@@ -135,6 +135,7 @@ def evaluate(
     eval_type: str | None = None,
     eval_bsize: int | None = None,
     precision: str = "fp32",
+    cell_max_scale: float | None = None,
     *,
     metrics: Sequence[str] = ("psnr",),
     self_ensemble: bool = False,
@@ -150,6 +151,7 @@ def evaluate(
         eval_type: None, `div2k-S` or `benchmark-S` (see `engine.config`), which ask for whole
             pictures.
         eval_bsize: the most queries per picture at once.
+        cell_max_scale: for whole pictures; see `ContinuousImage.represent`.
         metrics: for whole pictures; names of `engine.evaluate.metrics.METRICS`.
         pool: without an eval_type, PSNR of each batch's pooled squared error also where the batch
             holds whole pictures, as training's validation has it; then there are no `images`.
@@ -181,7 +183,8 @@ def evaluate(
                 result.add_pooled(float(psnr), len(truth))
             else:
                 for inp, gt in zip(batch["inp"], as_pictures(truth, size), strict=True):
-                    picture = enlarge(method, inp, size, **how).to(device)
+                    told = {**how, "cell_max_scale": cell_max_scale}
+                    picture = enlarge(method, inp, size, **told).to(device)
                     values = {name: one(picture, gt, kind) for name, one in measures.items()}
                     if on_picture is not None:
                         on_picture(result.count, picture)

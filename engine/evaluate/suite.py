@@ -61,6 +61,7 @@ def model_method(
     self_ensemble: bool = False,
     raw_weights: bool = False,
     eval_bsize: int | None = None,
+    cell_max_scale: float | None = None,
 ) -> Method:
     """A model by file or name; loaded here, once.
 
@@ -72,9 +73,11 @@ def model_method(
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
         how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
+        how["cell_max_scale"] = cell_max_scale
         return render_once(image, model, size, self_ensemble, **how).to(device)
 
     options = {precision: precision != "fp32", "self-ensemble": self_ensemble}
+    options[f"cell at most x{cell_max_scale or 0:g}"] = cell_max_scale is not None
     chosen = [name for name, on in {**options, "raw weights": raw_weights}.items() if on]
     label = model_label(path) + (f" ({', '.join(chosen)})" if chosen else "")
     checksum = file_sha256(path)
@@ -87,6 +90,7 @@ def model_method(
         "precision": precision,
         "self_ensemble": self_ensemble,
         "raw_weights": raw_weights,
+        "cell_max_scale": cell_max_scale,
         "rounding": "clamped to [0, 1], not rounded",
     }
     key = " ".join([f"model:{checksum}", *chosen])

@@ -23,7 +23,7 @@ from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import Series, Table, make_table
 from engine.runtime import say, settle_precision, versions
-from utils import BORDER_EXTRA, ConfigError, DataError, parse_scale, time_text
+from utils import BORDER_EXTRA, ConfigError, DataError, check_cell_max_scale, parse_scale, time_text
 
 PROGRESS_FOLDER = Path("save") / "suites"
 Records = list[dict[str, Any]]
@@ -49,6 +49,7 @@ def run_and_report(options: argparse.Namespace) -> None:
         ConfigError, DataError: options, data or models that are no good.
     """
     started = time.time()
+    check_cell_max_scale(options.cell_max_scale)
     if options.eval_bsize is not None and options.eval_bsize < 1:
         raise ConfigError(f"--eval-bsize: {options.eval_bsize} given; allowed: at least 1")
     suites, skipped = open_suites(options)
@@ -132,6 +133,7 @@ def make_methods(options: argparse.Namespace, device: torch.device, precision: s
             self_ensemble=options.self_ensemble,
             raw_weights=options.raw_weights,
             eval_bsize=options.eval_bsize,
+            cell_max_scale=options.cell_max_scale,
         )
         for name in options.model
     ]

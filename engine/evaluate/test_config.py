@@ -71,6 +71,7 @@ def run_test(
         config.eval_type,
         config.eval_bsize,
         config.precision,
+        config.cell_max_scale,
         metrics=metrics,
         self_ensemble=self_ensemble,
         pool=False,

@@ -48,6 +48,7 @@ class ContinuousImage:
         spec: Mapping[str, Any] | None = None,
         data_norm: DataNorm | None = None,
         eval_bsize: int | None = None,
+        cell_max_scale: float | None = None,
     ) -> None:
         self.model = implicit(model).to(device).eval()
         self.size = size
@@ -58,7 +59,10 @@ class ContinuousImage:
         self.query_chunk = min(suited, eval_bsize or suited)
         if features is not None:
             features = each_map(features, lambda one: one.to(device))
-        self._source = Source(self.model, size, device, self.precision, self.norm, pixels, features)
+        self._source = Source(
+            *(self.model, size, device, self.precision, self.norm, pixels, features),
+            cell_max_scale=cell_max_scale,
+        )
 
     @classmethod
     def represent(
@@ -73,6 +77,7 @@ class ContinuousImage:
         keep_features: bool = True,
         data_norm: DataNorm | None = None,
         eval_bsize: int | None = None,
+        cell_max_scale: float | None = None,
     ) -> ContinuousImage:
         """Represent a photograph by what a model makes of it.
 
@@ -89,6 +94,9 @@ class ContinuousImage:
                 depend on the whole photograph always keep them.
             data_norm: instead of the normalisation that the model was trained with.
             eval_bsize: the most queries at once; default: what the model likes best.
+            cell_max_scale: the model is never told of a smaller cell than that of this
+                enlargement, by each axis: 4, the largest of training, in the tests of LTE, SRNO
+                and LM-LIIF; default: no limit.
 
         Raises:
             ConfigError, DataError: in one line, what can't be used and why.
@@ -101,7 +109,7 @@ class ContinuousImage:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
         size = pixels.shape[0], pixels.shape[1]
-        how = precision, spec, data_norm, eval_bsize
+        how = precision, spec, data_norm, eval_bsize, cell_max_scale
         image = cls(module, size, place, pixels, None, *how)
         if keep_features or image.model.halo is None:
             image.keep()

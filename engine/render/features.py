@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ class Source:
         norm: between [0, 1] and the units of the network.
         pixels: (H, W, 1 to 4), uint8, uint16, or float in [0, 1]; alpha is left out.
         features: instead, what the model's `encode` makes of the whole photograph.
+        cell_max_scale: see `ContinuousImage.represent`.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Source:
         norm: DataNorm,
         pixels: np.ndarray | None = None,
         features: Features | None = None,
+        cell_max_scale: float | None = None,
     ) -> None:
         self.model = model
         self.size = size
@@ -69,6 +72,8 @@ class Source:
         self.precision = precision
         self.norm = norm
         self.pixels = pixels
+        limit = math.inf if cell_max_scale is None else cell_max_scale
+        self.smallest_cell = 2 / (limit * size[0]), 2 / (limit * size[1])
         self.codes = size[0] * model.upscale, size[1] * model.upscale
         self.everything: tuple[Span, Span] = (0, self.codes[0]), (0, self.codes[1])
         self.kept = None if features is None else Kept(*self.everything, features)
@@ -115,7 +120,8 @@ class Source:
         self, cell: tuple[float, float], count: int, tiles: Callable[[], Iterable[Tile]]
     ) -> Target:
         """What the model has to know of all `count` queries before it answers the first."""
-        target = Target(torch.tensor([cell], device=self.device), self.layout.codes)
+        told = [max(pair) for pair in zip(cell, self.smallest_cell, strict=True)]
+        target = Target(torch.tensor([told], device=self.device), self.codes)
         for _ in range(self.model.passes):
             total = torch.zeros((), device=self.device)
             for tile in tiles():
