@@ -142,7 +142,7 @@ class PerScale(Toy):
 
     def query_rgb(self, feat, coord, cell=None, *, size=None, origin=(0, 0)):
         if isinstance(feat, Tensor):
-            feat = self.project(feat, Target(cell[:, 0]))
+            feat = self.project(feat, Target(cell[:, 0], feat.shape[-2:]))
         return look_up(feat[0], coord, size, origin)
 
 
