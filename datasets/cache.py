@@ -26,6 +26,7 @@ from utils import DataError
 
 from .files import TEMPORARY, file_errors, replacing
 from .images import MAX_PIXELS, page_count, read_rgb, read_size
+from .listing import CACHE_PREFIX
 
 MAGIC = b"liif-raw-pixels\x01"
 HEADER = struct.Struct("<16sQQI")  # magic, start and length of the index, its CRC-32
@@ -117,7 +118,7 @@ def open_cache(
     selected: bool,
     max_pixels: int = MAX_PIXELS,
 ) -> NoCache:
-    """The pictures of `paths`, all in `folder`; `selected` when they are only some of its files.
+    """The pictures of `paths`, below `folder`; `selected` when they are not just all its files.
 
     Raises:
         DataError: the cache can't be written anywhere, or a file is gone.
@@ -127,10 +128,10 @@ def open_cache(
         return NoCache(paths, max_pixels)
     if kind == "in_memory":
         return MemoryCache(paths, max_pixels)
-    names = "\n".join(path.name for path in paths)
+    names = "\n".join(str(path.relative_to(folder)) for path in paths)
     part = "-" + hashlib.sha256(os.fsencode(names)).hexdigest()[:12] if selected else ""
     folder = folder.resolve()
-    beside = folder.parent / f"_bin_{folder.name}"
+    beside = folder.parent / f"{CACHE_PREFIX}{folder.name}"
     file = beside / f"pixels{part}.raw"
     if read_index(file, paths) is None:
         file = writable_folder(folder, beside) / file.name

@@ -29,8 +29,9 @@ class Folders:
 
     Args:
         pictures: all files of each folder that may be used, in order.
-        selected: they are not all that a folder holds, or in another order.
+        selected: they are not all that a folder itself holds, or in another order.
         first_k, repeat, cache, max_pixels: as for `ImageFolder`.
+        root: the folder that pictures are in, where they may be in its subfolders.
     """
 
     def __init__(
@@ -41,13 +42,15 @@ class Folders:
         repeat: int = 1,
         cache: Cache = "none",
         max_pixels: int | None = None,
+        root: Path | None = None,
     ) -> None:
         self.paths = [list(paths[:first_k]) for paths in pictures]
         self.repeat = repeat
         selected = selected or len(self.paths[0]) < len(pictures[0])
         limit = MAX_PIXELS if max_pixels is None else max_pixels
         self.caches = [
-            open_cache(cache, paths[0].parent, paths, selected, limit) for paths in self.paths
+            open_cache(cache, root or paths[0].parent, paths, selected, limit)
+            for paths in self.paths
         ]
 
     @staticmethod
@@ -96,6 +99,7 @@ class ImageFolder(Folders):
         cache: `none` decodes each time; `in_memory` keeps uint8 pixels; `bin` keeps raw pixels in a
             file that all processes map into memory.
         max_pixels: a picture with more is refused undecoded; the limit of `images` when absent.
+        recursive: also the photographs of subfolders; a split file lists them as "trip/1.jpg".
 
     Raises:
         DataError: the folder or the split file is missing, empty, not readable or makes no sense.
@@ -110,9 +114,12 @@ class ImageFolder(Folders):
         repeat: Count = 1,
         cache: Cache = "none",
         max_pixels: Count | None = None,
+        recursive: bool = False,
     ) -> None:
-        paths = listed_pictures(root_path, split_file, split_key)
-        super().__init__([paths], split_file is not None, first_k, repeat, cache, max_pixels)
+        paths = listed_pictures(root_path, split_file, split_key, recursive)
+        selected = recursive or split_file is not None
+        root = user_path(root_path)
+        super().__init__([paths], selected, first_k, repeat, cache, max_pixels, root)
 
     def __getitem__(self, index: int) -> Tensor:
         return to_picture(self.pixels(index)[0])
@@ -157,13 +164,16 @@ class PairedImageFolders(Folders):
 
 
 def listed_pictures(
-    root_path: str | Path, split_file: str | None = None, split_key: str | None = None
+    root_path: str | Path,
+    split_file: str | None = None,
+    split_key: str | None = None,
+    recursive: bool = False,
 ) -> list[Path]:
     """A folder's pictures in natural order, or those of them that a split file lists."""
     folder = user_path(root_path)
-    names = list_pictures(folder)
+    names = list_pictures(folder, recursive, option="recursive: true")
     if split_file is not None:
-        listed = read_split(found_path(user_path(split_file)), split_key)
+        listed = read_split(found_path(user_path(split_file)), split_key, recursive)
         missing = sorted(set(listed) - set(names))
         if missing:
             raise DataError(
@@ -186,8 +196,8 @@ def load_split(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_split(path: Path, key: str | None) -> list[str]:
-    """The file names that a split file lists under a key."""
+def read_split(path: Path, key: str | None, folders: bool = False) -> list[str]:
+    """The file names that a split file lists under a key; with folders in them if allowed."""
     content = load_split(path)
     if key not in content:
         has = ", ".join(map(repr, list(content)[:8])) or "no keys"
@@ -196,7 +206,7 @@ def read_split(path: Path, key: str | None) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise DataError(f"{path}: {key!r} is no list of file names")
     for name in names:
-        if name != Path(name).name or name in ("", "..", "."):
+        if not folders and (name != Path(name).name or name in ("", "..", ".")):
             raise DataError(f"{path}: {name!r} is no plain file name")
     if len(set(names)) < len(names):
         raise DataError(f"{path}: {key!r} lists a file twice")

@@ -14,8 +14,9 @@ from utils import DataError, natural_key
 from .files import file_errors
 from .images import SUFFIXES, loader_of
 
-# What file managers leave behind; hidden files are passed over as well.
-LITTER = ("thumbs.db", "desktop.ini", "icon\r")
+# What file managers and network disks leave behind; hidden files are passed over as well.
+LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
+CACHE_PREFIX = "_bin_"  # of the folders where data sets cache pixels
 # What tells low from high resolution at the end of a name: baby_LR, babyx2, baby_SRF_2_HR.
 ENDING = re.compile(
     r"(x[0-9]+(?:\.[0-9]+)?[a-z]?|srf[\W_]*[0-9]+|lr(?:bi|bd|dn)?[0-9]*|[hs]r|gt|bicubic)[\s_.-]*$"
@@ -36,19 +37,26 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX")) or name.lower() in LITTER
 
 
-def list_pictures(folder: Path) -> list[str]:
+def list_pictures(folder: Path, recursive: bool = False, option: str = "") -> list[str]:
     """Names of a folder's pictures, in natural order.
 
-    A picture is a file with the ending of one, or that starts as one. Folders and hidden files are
-    passed over; other files too, in one line to standard error.
+    A picture is a file with the ending of one, or that starts as one. Hidden files and folders are
+    passed over; files that are no pictures too, in one line to standard error.
+
+    Args:
+        recursive: also the pictures of subfolders, named from `folder` ("trip/beach/1.jpg"), a
+            folder's own before those of its subfolders. Links are followed, to each folder once.
+        option: what makes the caller look into subfolders, for the message.
 
     Raises:
         DataError: no such folder, one that can't be read, or one without pictures.
     """
-    pictures, others, folders = scan(folder)
+    pictures, others, folders = scan_tree(folder) if recursive else scan(folder)
     if not pictures:
         hint = f", only other files ({', '.join(others[:4])})" if others else ""
-        hint = f", only folders ({', '.join(folders[:4])})" if folders else hint
+        if folders:
+            use = f"; {option} reads them too" if option and not recursive else ""
+            hint = f", only folders ({', '.join(folders[:4])}){use}"
         raise DataError(f"{folder}: no images{hint}")
     report_left_out(folder, others, len(pictures))
     return sort_names(pictures)
@@ -98,6 +106,27 @@ def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     return pictures, others, folders
 
 
+def scan_tree(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """As `scan`, with what subfolders hold, named from `folder`; caches of pixels left out."""
+    pictures: list[str] = []
+    others: list[str] = []
+    folders: list[str] = []
+    seen: set[str] = set()
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        place = os.path.realpath(folder / inside)
+        if place in seen:  # a link leads back, or here by another way
+            continue
+        seen.add(place)
+        found = scan(folder / inside)
+        for names, new in zip((pictures, others, folders), found, strict=True):
+            names += [os.path.join(inside, name) for name in new]
+        below = [name for name in found[2] if not name.startswith(CACHE_PREFIX)]
+        waiting += [os.path.join(inside, name) for name in reversed(below)]
+    return pictures, others, folders
+
+
 def is_picture(path: Path) -> bool:
     """Whether a path has the ending of a picture or the content of one; pipes are none.
 
@@ -115,15 +144,23 @@ def is_picture(path: Path) -> bool:
 
 
 def sort_names(names: Sequence[str]) -> list[str]:
-    """Natural order, without the scale where it ends every name: "ax2", "abx2" as "a", "ab"."""
+    """Natural order, without the scale where it ends every name: "ax2", "abx2" as "a", "ab".
+
+    Names with folders ("trip/1.jpg") go folder by folder, those without first.
+    """
     stems = [Path(name).stem for name in names]
     endings = {match.group() if (match := re.search(r"x[0-9.]+$", s)) else "" for s in stems}
     cut = len(endings.pop()) if len(endings) == 1 else 0
     keys = {
-        name: (natural_key(stem[: len(stem) - cut]), name)
+        name: (folder_key(name), natural_key(stem[: len(stem) - cut]), name)
         for name, stem in zip(names, stems, strict=True)
     }
     return sorted(names, key=keys.__getitem__)
+
+
+def folder_key(name: str) -> list[list[tuple[int, int | str]]]:
+    """Sort key of the folders in a name."""
+    return [natural_key(part) for part in Path(name).parent.parts]
 
 
 def match_pairs(low: Sequence[Path], high: Sequence[Path]) -> list[Path]:

@@ -184,6 +184,58 @@ def test_every_name_that_a_file_can_have(tmp_path: Path, cache: str, name: bytes
     assert os.fsencode(Path(dataset.names(0)[0]).name) == name
 
 
+@pytest.mark.parametrize("cache", CACHES)
+def test_subfolders_by_an_option(
+    tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's own pictures first, then those of its folders; hidden ones never."""
+    folder = make_folder(tmp_path / "a", ["10.png", "9.JPG"])
+    made = {"": ["9.JPG", "10.png"], "trip2": ["1.PNG", "2.png"], "trip10": ["1.PNG"]}
+    made["trip2/beach"] = ["a.tif"]
+    for inside in [*made][1:]:
+        make_folder(folder / inside, made[inside])
+    for litter in (".cache/1.png", "@eaDir/1.png", "trip2/._1.PNG", "trip2/Thumbs.db"):
+        (folder / litter).parent.mkdir(exist_ok=True)
+        (folder / litter).write_bytes(b"no picture")
+    (folder / "trip2" / "notes.txt").write_text("no picture")
+    (folder / "trip2" / "back").symlink_to(folder)
+    expected = ["9.JPG", "10.png", "trip2/1.PNG", "trip2/2.png", "trip2/beach/a.tif"]
+    expected.append("trip10/1.PNG")
+
+    assert list_pictures(folder) == expected[:2]
+    capsys.readouterr()
+    assert list_pictures(folder, recursive=True) == expected
+    line = f"{folder}: 1 of 7 files left out, for they are no images (the first: "
+    assert capsys.readouterr().err == f"{line}'trip2/notes.txt')\n"
+    for _ in range(2):  # the second time from the cache, which is no picture itself
+        args = {"root_path": str(folder), "recursive": True, "cache": cache}
+        dataset = datasets.make({"name": "image-folder", "args": args})
+        assert [dataset.names(i)[0] for i in range(6)] == [str(folder / n) for n in expected]
+        for index, name in enumerate(expected):
+            assert np.array_equal(dataset.pixels(index)[0], read_rgb(folder / name))
+    assert len(datasets.make({"name": "image-folder", "args": {**args, "recursive": False}})) == 2
+    assert (tmp_path / "_bin_a").is_dir() == (cache == "bin")
+
+
+def test_split_files_and_messages_where_there_are_subfolders(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    for trip in ("x", "y"):
+        make_folder(folder / trip, ["1.png", "2.png"])
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"val": ["y/1.png", "x/2.png"], "out": ["../a/x/1.png"]}))
+    args = {"root_path": str(folder), "split_file": str(split), "recursive": True}
+    dataset = ImageFolder(**args, split_key="val")
+    assert [dataset.names(i)[0] for i in range(2)] == [f"{folder}/x/2.png", f"{folder}/y/1.png"]
+    assert "1 of the 1 files" in failure(**args, split_key="out")
+    assert failure(root_path=str(folder)) == (
+        f"{folder}: no images, only folders (x, y); recursive: true reads them too"
+    )
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    assert failure(root_path=str(tmp_path / "b"), recursive=True) == (
+        f"{tmp_path / 'b'}: no images, only folders (c)"
+    )
+
+
 def test_links_that_lead_to_themselves(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "a", ["1.png"])
     (folder / "2.png").symlink_to("2.png")
