@@ -135,15 +135,16 @@ def open_by_libvips(path: Path, loader: str, layout: Layout | None) -> Picture:
         raise damaged(path, error) from None
     icc = field_of(image, "icc-profile-data")
     has_inks = image.interpretation == "cmyk"
+    has_profile = icc is not None and icc[16:20] == b"CMYK"  # viewers ignore one of other colours
     orientation = field_of(image, "orientation", 1)  # may be any number
 
     def decode() -> np.ndarray:
         try:
-            # Inks with a profile become what it says, others what Pillow makes of them.
-            pixels = fetch(image.colourspace("srgb") if has_inks and icc else image)
+            # Inks with a profile become what it says, others what browsers and Pillow show.
+            pixels = fetch(image.colourspace("srgb") if has_inks and has_profile else image)
         except LIBVIPS_ERRORS as error:
             raise damaged(path, error) from None
-        if has_inks and not icc:
+        if has_inks and not has_profile:
             pixels = inks_to_rgb(pixels)
         if loader == "heifload" and pixels.dtype == np.uint16:
             bits = image.get("bits-per-sample")  # they come as the upper ones of 16
@@ -243,7 +244,7 @@ def plain_channels(path: Path, pixels: np.ndarray, layout: Layout | None) -> np.
 
 
 def inks_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Cyan, magenta, yellow, black and perhaps alpha (H, W, 4 or 5) as RGB, as Pillow does it."""
+    """Cyan, magenta, yellow, black and perhaps alpha (H, W, 4 or 5) as RGB, as browsers do it."""
     top = np.iinfo(pixels.dtype).max
     rgb = np.delete(pixels, 3, axis=2)
     for row, inks in zip(rgb, pixels, strict=True):  # one at a time: wide numbers need memory
