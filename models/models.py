@@ -41,6 +41,11 @@ def load_weights(model: nn.Module, state: Any, name: str) -> None:
     Raises:
         DataError: in one line, what does not fit.
     """
+    model.load_state_dict(fitting_weights(model, state, name), strict=True)
+
+
+def fitting_weights(model: nn.Module, state: Any, name: str) -> Mapping[str, Tensor]:
+    """A state dict under the model's own names; errors as `load_weights`."""
     if not isinstance(state, Mapping):
         raise DataError(f"model {name!r}: the checkpoint holds no state dict ('sd')")
     expected = model.state_dict()
@@ -60,7 +65,7 @@ def load_weights(model: nn.Module, state: Any, name: str) -> None:
     ]
     if complaints:
         raise DataError(f"the weights do not fit model {name!r}: {'; '.join(complaints)}")
-    model.load_state_dict(state, strict=True)
+    return state
 
 
 def unwrapped(key: Any) -> str:

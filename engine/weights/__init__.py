@@ -1,6 +1,7 @@
 """Weights: checkpoint files, models by file or by name, downloads.
 
-`load_model` is what most need. `python -m engine.weights -h` verifies, strips and averages files.
+`load_model` is what most need. `python -m engine.weights -h` verifies, strips, averages and
+converts files.
 """
 
 from engine.weights.checkpoint import load_checkpoint, save_checkpoint

@@ -1,8 +1,9 @@
-"""Verify, strip or average checkpoints.
+"""Verify, strip, average or convert checkpoints.
 
 python -m engine.weights verify FILE
 python -m engine.weights strip FILE OUTPUT
 python -m engine.weights average FILE FILE ... OUTPUT
+python -m engine.weights convert FILE OUTPUT
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from engine.runtime import Parser, run_script
 from engine.weights.checkpoint import load_checkpoint, model_of, save_checkpoint
+from engine.weights.convert import converted
 from utils import DataError
 
 
@@ -89,11 +91,16 @@ def main(given: Sequence[str] | None = None) -> None:
     average = commands.add_parser("average", help="take the mean of several checkpoints' weights")
     average.add_argument("files", nargs="+", metavar="file", help="checkpoints of one model")
     average.add_argument("output", help="the checkpoint with their mean")
+    convert = commands.add_parser("convert", help="take over CiaoSR's files and mmagic's of LIIF")
+    convert.add_argument("file", help="a checkpoint in mmagic's names")
+    convert.add_argument("output", help="the checkpoint in this project's")
     options = parser.parse_args(given)
     if options.command == "strip":
         save_checkpoint(options.output, stripped(options.file))
     elif options.command == "average":
         save_checkpoint(options.output, averaged(options.files))
+    elif options.command == "convert":
+        save_checkpoint(options.output, converted(options.file))
     result = options.file if options.command == "verify" else options.output
     print(*summary(result), f"{result}: whole", sep="\n")
 

@@ -34,8 +34,8 @@ MODEST = 1000
 """What a specification may ask for whatever its weights, as the range of colours."""
 KEEP_PLAIN = (
     "import sys, torch; old = torch.load(sys.argv[1], 'cpu', weights_only=False); "
-    "torch.save({key: old[key] for key in ('model', 'optimizer', 'ema', 'epoch') if key in old}, "
-    "sys.argv[2])"
+    "kept = ('model', 'optimizer', 'ema', 'epoch', 'state_dict'); "
+    "torch.save({key: old[key] for key in kept if key in old}, sys.argv[2])"
 )
 
 
