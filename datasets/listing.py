@@ -13,6 +13,7 @@ from utils import DataError, natural_key
 
 from .files import file_errors
 from .images import SUFFIXES, loader_of
+from .known import how_to_get
 
 # What file managers and network disks leave behind; hidden files are passed over as well.
 LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
@@ -57,7 +58,7 @@ def list_pictures(folder: Path, recursive: bool = False, option: str = "") -> li
         if folders:
             use = f"; {option} reads them too" if option and not recursive else ""
             hint = f", only folders ({', '.join(folders[:4])}){use}"
-        raise DataError(f"{folder}: no images{hint}")
+        raise DataError(f"{folder}: no images{hint}{'' if hint else how_to_get(folder)}")
     report_left_out(folder, others, len(pictures))
     return sort_names(pictures)
 
@@ -91,7 +92,7 @@ def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     if folder.is_file():
         raise DataError(f"{folder}: a file, not a folder")
     if not os.path.lexists(folder):
-        raise DataError(f"{folder}: no such folder")
+        raise DataError(f"{folder}: no such folder{how_to_get(folder)}")
     pictures, others, folders = [], [], []
     with file_errors(folder, "read"), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import liif.packages  # noqa: F401  (before all that may be missing)
 
 # isort: split
+from datasets.known import low_folder
 from datasets.listing import user_path
 from engine.runtime import Parser, run_script, say
 from scripts.preparation.celebahq import prepare_celebahq
@@ -59,7 +60,7 @@ def parse_arguments(given: list[str] | None) -> argparse.Namespace:
     add = commands.add_parser("lr", parents=[workers], help="LR for any HR folder").add_argument
     add("--hr", type=user_path, required=True, help="folder of HR pictures")
     add("--scales", type=int, nargs="+", required=True, help="whole numbers above 1")
-    add("--output", type=user_path, help="LR_bicubic beside the HR folder")
+    add("--output", type=user_path, help="LR_bicubic beside HR, FOLDER-LR_bicubic beside FOLDER")
     return parser.parse_args(given)
 
 
@@ -83,7 +84,7 @@ def main(given: list[str] | None = None) -> None:
         folder = arguments.root / "celebAHQ"
         made = prepare_celebahq(folder, arguments.archive, arguments.split, arguments.workers)
     else:
-        output = arguments.output or Path(os.path.realpath(arguments.hr)).parent / "LR_bicubic"
+        output = arguments.output or low_folder(arguments.hr)
         scales = sorted(set(arguments.scales))
         made = make_low_resolution(arguments.hr, output, scales, arguments.workers) > 0
     say("done" if made else "nothing to do")

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from datasets.image_folder import PairedImageFolders
+from datasets.known import high_folder, low_folder
 from datasets.resize import resize_matlab
 from engine.runtime import run_script
 from engine.weights import download
@@ -509,6 +510,31 @@ def test_low_resolution_pictures_are_pairs_whatever_the_names(
         low, high = pairs.pixels(index)
         assert low.shape == (10, 12, 3)
         assert (low == high[0, 0]).all()
+
+
+def test_low_resolution_pictures_of_two_folders_never_meet(tmp_path: Path) -> None:
+    """Each beside its own folder; one place given for two is refused, unless one is gone."""
+    folders = ["HR", "DIV2K_valid_HR", "trip", "trip_HR", "trip-", "trip_"]
+    places = ["LR_bicubic", "DIV2K_valid_LR_bicubic", "trip-LR_bicubic", "trip_LR_bicubic"]
+    places += ["trip--LR_bicubic", "trip_-LR_bicubic"]
+    for number, name in enumerate(folders):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 6), (40 * number, 0, 0)).save(tmp_path / name / "1.png")
+        call("lr", "--hr", tmp_path / name, "--scales", 2)
+    assert {path.name for path in tmp_path.iterdir()} == {*folders, *places}
+    for number, (name, place) in enumerate(zip(folders, places, strict=True)):
+        made = np.asarray(Image.open(tmp_path / place / "X2/1x2.png"))
+        assert (made == (40 * number, 0, 0)).all()
+        assert low_folder(tmp_path / name) == tmp_path / place
+        assert high_folder(tmp_path / place) == tmp_path / name
+
+    trip, other = tmp_path / "trip", tmp_path / "trip_HR"
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError, match=f"X2: holds pictures of {trip}; allowed: another --output"):
+        call("lr", "--hr", other, "--scales", 2, "--output", tmp_path / places[2])
+    assert snapshot(tmp_path) == before
+    moved = trip.rename(tmp_path / "voyage")
+    call("lr", "--hr", moved, "--scales", 2, "--output", tmp_path / places[2])
 
 
 def test_two_pictures_of_one_stem_have_one_low_resolution_name(tmp_path: Path) -> None:

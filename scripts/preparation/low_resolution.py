@@ -20,7 +20,8 @@ from datasets.resize import resize_matlab
 from engine.runtime import say
 from utils import DataError
 
-RECORD = ".made-from.json"  # in each XS: by HR name, what `stamp` said when its picture was made
+# In each XS: by HR name, what `stamp` said when its picture was made; "" is the HR folder's path.
+RECORD = ".made-from.json"
 
 
 def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: int) -> int:
@@ -32,7 +33,7 @@ def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: 
 
     Raises:
         DataError: no pictures in hr, one that can't be read, two that differ in suffix alone,
-            or one smaller than the scale.
+            or one smaller than the scale; or output holds the pictures of another folder.
     """
     names = list_pictures(hr)
     stem, count = Counter(Path(name).stem for name in names).most_common(1)[0]
@@ -41,8 +42,9 @@ def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: 
     folders = {scale: output / f"X{scale}" for scale in scales}
     targets = {scale: target_paths(names, scale, folder) for scale, folder in folders.items()}
     records = {scale: read_record(folder / RECORD) for scale, folder in folders.items()}
-    for folder in folders.values():
+    for scale, folder in folders.items():
         make_folder(folder)
+        claim(folder, records[scale], hr)
     done: Counter[str] = Counter()
     strange: list[Path] = []
     try:
@@ -89,6 +91,20 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def claim(folder: Path, record: dict[str, Any], hr: Path) -> None:
+    """Make a folder that of hr's pictures.
+
+    Raises:
+        DataError: it is that of another folder, which is still there.
+    """
+    here = os.path.relpath(os.path.realpath(hr), os.path.realpath(folder))
+    owner = record.setdefault("", here)
+    if owner != here and (folder / owner).is_dir():
+        owner = os.path.realpath(folder / owner)
+        raise DataError(f"{folder}: holds pictures of {owner}; allowed: another --output")
+    record[""] = here
 
 
 def stamp(path: Path) -> list[int]:
