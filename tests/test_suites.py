@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.images import write_rgb
+from datasets.images import read_rgb, write_rgb
 from engine.distributed import Processes
 from engine.evaluate.suite import baseline_method, distinct_labels, model_method, run_suites
 from engine.evaluate.suite_data import Pictures, find_suite
@@ -22,6 +23,7 @@ from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import Series, make_table, paper_row
 from engine.evaluate.test_config import run_test
+from scripts.prepare_data import main as prepare_data
 from tests.commands import contents
 from tests.small import (
     SPEC,
@@ -120,6 +122,54 @@ def test_missing_low_resolution_pictures_leave_a_scale_out(tmp_path: Path) -> No
     assert pictures.scales == [(2.0, 2.0), (6.0, 6.0)]
     assert "LR_bicubic/X4" in pictures.missing[(4.0, 4.0)]
     assert "prepare_data.py benchmark" in pictures.missing[(4.0, 4.0)]
+
+
+def test_a_folder_of_photographs_has_all_scales(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its LR is made as the benchmarks' was, so its figures are those of a prepared folder."""
+    benchmark = write_benchmark(tmp_path)
+    plain = tmp_path / "trip"
+    shutil.copytree(benchmark / "HR", plain)
+    scales = [(float(scale),) * 2 for scale in (2, 3, 4, 6, 8)]
+    pictures = Pictures(find_suite(str(plain), tmp_path), scales, "paper")  # type: ignore[arg-type]
+    assert pictures.missing == {}
+    assert [*pictures.sources.values()] == ["matlab"] * 3 + ["pil"] * 2
+    for index in range(3):
+        for scale in (2, 3, 4):
+            high = pictures.read(index)
+            low, truth = pictures.pair(index, high, (scale, scale))
+            supplied = f"{Path(pictures.name(index)).stem}x{scale}.png"
+            assert np.array_equal(low, read_rgb(benchmark / f"LR_bicubic/X{scale}" / supplied))
+            height, width = low.shape[:2]
+            assert np.array_equal(truth, high[: height * scale, : width * scale])
+
+    monkeypatch.chdir(tmp_path)
+    model = save_model(tmp_path / "mine.pth")
+    arguments = ["--suite", benchmark, plain, "--model", model, "--json", "r.json"]
+    code, output, errors = run(capsys, monkeypatch, *arguments)
+    assert code == 0, errors
+    assert "LR: x2 x3 x4 MATLAB bicubic, made on the fly; x6 x8 PIL bicubic, made on" in output
+    assert "skipped" not in output
+    results = json.loads((tmp_path / "r.json").read_text())["results"]
+    keep = ("image", "scale", "values", "lr_size", "size")
+    by_suite = {
+        suite: [[r[k] for k in keep] for r in results if r["suite"] == str(suite)]
+        for suite in (benchmark, plain)
+    }
+    assert len(by_suite[plain]) == 3 * 5
+    assert by_suite[plain] == by_suite[benchmark]
+
+    prepare_data(["lr", "--hr", str(plain), "--scales", "2", "3", "--workers", "1"])
+    prepared = Pictures(find_suite(str(plain), tmp_path), scales, "paper")  # type: ignore[arg-type]
+    assert [*prepared.sources.values()] == ["supplied"] * 2 + ["matlab"] + ["pil"] * 2
+    for scale in (2, 3):
+        for made, found in zip(
+            pictures.pair(2, high, (scale, scale)),
+            prepared.pair(2, high, (scale, scale)),
+            strict=True,
+        ):
+            assert np.array_equal(made, found)
 
 
 def test_low_resolution_pictures_of_another_number_or_size_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.image_folder import Folders, ImageFolder, listed_pictures
+from datasets.known import how_to_get, low_folder
 from datasets.listing import match_pairs, user_path
 from datasets.resize import resize_matlab
 from datasets.transforms import cut
@@ -41,7 +42,6 @@ class SuiteData:
         kind: that of the `eval_type`, "benchmark" or "div2k".
         high: folder of the high-resolution pictures.
         low: folder of the folders X2, X3 and so on.
-        command: brings the data when they are absent; empty where nothing does.
     """
 
     name: str
@@ -49,7 +49,6 @@ class SuiteData:
     kind: str
     high: Path
     low: Path
-    command: str = ""
 
     @property
     def scales(self) -> list[Scale]:
@@ -66,27 +65,29 @@ class SuiteData:
 def find_suite(name: str, data_root: Path) -> SuiteData:
     """The data set of that name below the data root; or of a folder, when the name is one.
 
-    A folder holds `HR` and perhaps `LR_bicubic/X2` and so on, as the benchmarks do, or pictures.
+    A folder holds photographs, or `HR` and perhaps `LR_bicubic/X2` and so on, as the benchmarks do.
+    Low-resolution ones may also lie where `prepare_data.py lr` writes them.
 
     Raises:
         ConfigError: neither a known name nor a folder.
     """
-    key, prepare = name.lower(), "python scripts/prepare_data.py"
+    key = name.lower()
     if key in BENCHMARKS:
         title = BENCHMARKS[key]
         folder = data_root / "benchmark" / title
-        high, low = folder / "HR", folder / "LR_bicubic"
-        return SuiteData(key, title, "benchmark", high, low, f"{prepare} benchmark")
+        return SuiteData(key, title, "benchmark", folder / "HR", folder / "LR_bicubic")
     if key == "div2k":
         high = data_root / "div2k" / "DIV2K_valid_HR"
         low = data_root / "div2k" / "DIV2K_valid_LR_bicubic"
-        return SuiteData(key, "DIV2K validation", "div2k", high, low, f"{prepare} div2k")
+        return SuiteData(key, "DIV2K validation", "div2k", high, low)
     folder = user_path(name)
     if not folder.is_dir():
         hint = did_you_mean(key, SUITES)
         raise ConfigError(f"--suite: {name!r} given; allowed: {', '.join(SUITES)}, a folder{hint}")
     high = folder / "HR" if (folder / "HR").is_dir() else folder
-    return SuiteData(str(folder), str(folder), "benchmark", high, folder / "LR_bicubic")
+    inside = folder / "LR_bicubic"
+    low = inside if inside.is_dir() else low_folder(high)
+    return SuiteData(str(folder), str(folder), "benchmark", high, low)
 
 
 class Pictures:
@@ -96,6 +97,8 @@ class Pictures:
         data: which.
         scales: those that will be asked for.
         source: "paper" (supplied at x2, x3, x4, else PIL), or one of LR_SOURCES for all scales.
+            Of a folder that is none of the paper's data sets, low-resolution pictures that are not
+            supplied are made as the supplied ones were, by MATLAB's bicubic.
 
     Raises:
         DataError: no pictures, or folders that can't be pairs. Low-resolution folders that are
@@ -109,14 +112,15 @@ class Pictures:
         self.sources: dict[Scale, str] = {}
         self.missing: dict[Scale, str] = {}
         for scale in scales:
+            folder = data.low_folder(scale)
             chosen = source
             if source == "paper":
                 chosen = "supplied" if scale in SUPPLIED_SCALES else "pil"
+                if chosen == "supplied" and data.name not in SUITES and not folder.is_dir():
+                    chosen = "matlab"
             if chosen == "supplied":
-                folder = data.low_folder(scale)
                 if not folder.is_dir():
-                    command = f"{data.command}, or " if data.command else ""
-                    self.missing[scale] = f"no folder {folder}; {command}--lr matlab"
+                    self.missing[scale] = f"no folder {folder}{how_to_get(folder)}; or --lr matlab"
                     continue
                 high = self.high.paths[0]
                 self.pairs[scale] = Folders([match_pairs(listed_pictures(folder), high), high])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from datasets.files import write_whole
+from datasets.known import how_to_get
 from engine import distributed
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.suite import Method, baseline_method, distinct_labels, model_method, run_suites
@@ -106,7 +107,7 @@ def open_suites(options: argparse.Namespace) -> tuple[list[Pictures], list[Skipp
     suites, skipped = [], []
     for data in {data.name: data for data in found}.values():
         if not data.high.is_dir():
-            reason = f"no folder {data.high}; get it with: {data.command}"
+            reason = f"no folder {data.high}{how_to_get(data.high)}"
             skipped.append(Skipped(data.title, None, reason))
             continue
         chosen = list(dict.fromkeys(scales or data.scales))
