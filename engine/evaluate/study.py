@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datasets.known import how_to_get
 from engine.config import config_dict, read_config, read_train_config
 from engine.evaluate.metrics import check_metrics
 from engine.evaluate.statistics import Interval, over_pictures, over_seeds
@@ -45,7 +46,7 @@ class StudyTest:
             for suite in self.suites:
                 data = find_suite(suite, Path("load"))
                 if not data.high.is_dir():
-                    yield f"suites: no folder {data.high}; get it with: {data.command}"
+                    yield f"suites: no folder {data.high}{how_to_get(data.high)}"
         except ConfigError as error:
             yield str(error)
 
