@@ -4,6 +4,7 @@
     python scripts/prepare_data.py div2k [--archive PATH ...]   DIV2K, HR and bicubic LR
     python scripts/prepare_data.py benchmark [--archive PATH]   Set5, Set14, B100, Urban100
     python scripts/prepare_data.py celebahq --archive PATH      256, 128, 64, 32 from the 1024 files
+    python scripts/prepare_data.py bsds500 --archive PATH       training pictures, B100, squares
     python scripts/prepare_data.py lr --hr FOLDER --scales 2 3  LR_bicubic/XS for any HR folder
 
 Downloads go on where they broke off. What is there already is left alone, so a second run does
@@ -25,6 +26,7 @@ import liif.packages  # noqa: F401  (before all that may be missing)
 from datasets.known import low_folder
 from datasets.listing import user_path
 from engine.runtime import Parser, run_script, say
+from scripts.preparation.bsds500 import prepare_bsds500
 from scripts.preparation.celebahq import prepare_celebahq
 from scripts.preparation.low_resolution import make_low_resolution
 from scripts.preparation.sample import prepare_sample
@@ -57,6 +59,10 @@ def parse_arguments(given: list[str] | None) -> argparse.Namespace:
     add = commands.add_parser("celebahq", parents=[root, workers], help="its sizes").add_argument
     add("--archive", type=user_path, help="archive or folder of the 1024x1024 files")
     add("--split", type=user_path, help="a split.json to keep")
+    add = commands.add_parser(
+        "bsds500", parents=[root, workers], help="training pictures, B100, squares"
+    ).add_argument
+    add("--archive", type=user_path, help="archive or folder with train, test and val")
     add = commands.add_parser("lr", parents=[workers], help="LR for any HR folder").add_argument
     add("--hr", type=user_path, required=True, help="folder of HR pictures")
     add("--scales", type=int, nargs="+", required=True, help="whole numbers above 1")
@@ -83,6 +89,8 @@ def main(given: list[str] | None = None) -> None:
     elif arguments.command == "celebahq":
         folder = arguments.root / "celebAHQ"
         made = prepare_celebahq(folder, arguments.archive, arguments.split, arguments.workers)
+    elif arguments.command == "bsds500":
+        made = prepare_bsds500(arguments.root, arguments.archive, arguments.workers)
     else:
         output = arguments.output or low_folder(arguments.hr)
         scales = sorted(set(arguments.scales))

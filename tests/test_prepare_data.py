@@ -24,7 +24,7 @@ from datasets.resize import resize_matlab
 from engine.runtime import run_script
 from engine.weights import download
 from scripts import prepare_data
-from scripts.preparation import archives, celebahq, sources
+from scripts.preparation import archives, bsds500, celebahq, sources
 from scripts.preparation.archives import entries
 from scripts.preparation.celebahq import prepare_celebahq
 from scripts.preparation.low_resolution import make_low_resolution
@@ -409,6 +409,90 @@ def test_celebahq_refusals(tmp_path: Path, case: str) -> None:
         arguments += ["--archive", tmp_path / "faces", "--split", tmp_path / "mine.json"]
     expected = {"size": "512x512", "nothing": "--archive", "split": r"77\.png"}[case]
     with pytest.raises(DataError, match=expected):
+        call(*arguments)
+
+
+@pytest.fixture
+def small_bsds500(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """An archive's files, laid out as the authors' is: four photographs of 17x25 and 25x17."""
+    counts = {"train": 2, "test": 1, "val": 1}
+    folders = tuple(Folder(f"bsds500/{part}", count) for part, count in counts.items())
+    monkeypatch.setattr(bsds500, "BSDS500", replace(bsds500.BSDS500, folders=folders))
+    monkeypatch.setattr(bsds500, "HIGH", 8)
+    monkeypatch.setattr(bsds500, "LOW", 2)
+    images = "BSR/BSDS500/data/images"
+    return {
+        f"{images}/train/1.png": noise(1, 17, 25),
+        f"{images}/train/2.png": noise(2, 25, 17),
+        f"{images}/train/Thumbs.db": b"litter",
+        f"{images}/test/3.png": noise(3, 17, 25),
+        f"{images}/val/4.png": noise(4, 17, 25),
+        "BSR/BSDS500/data/groundTruth/val/4.mat": b"no picture",
+        "BSR/bench/data/images/1.png": noise(5, 17, 25),
+    }
+
+
+def noise(seed: int, height: int, width: int) -> bytes:
+    data = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["archive", "holds the archive", "folder"])
+def test_bsds500_of_the_user(tmp_path: Path, small_bsds500: dict[str, bytes], kind: str) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    archive = make_tar(mine / "BSR_bsds500.tgz", small_bsds500, "w:gz")
+    if kind == "folder":
+        with tarfile.open(archive) as files:
+            files.extractall(mine, filter="data")
+        archive.unlink()
+    load = tmp_path / "load"
+    arguments = ("bsds500", "--root", load, "--workers", 2)
+    call(*arguments, "--archive", archive if kind == "archive" else mine)
+    images = load / "bsds500/images"
+    assert {path.name for path in images.iterdir()} == {"1.png", "2.png", "3.png"}
+    first = small_bsds500["BSR/BSDS500/data/images/train/1.png"]
+    assert (images / "1.png").read_bytes() == first
+    b100 = load / "benchmark/B100"
+    assert [path.name for path in (b100 / "HR").iterdir()] == ["4.png"]
+    high, low = (
+        np.asarray(Image.open(b100 / name)) for name in ("HR/4.png", "LR_bicubic/X3/4x3.png")
+    )
+    assert np.array_equal(low, resize_matlab(high[:15, :24], (5, 8)))
+    pixels = np.asarray(Image.open(images / "1.png"))
+    pairs = PairedImageFolders(load / "bsds500/squares/2", load / "bsds500/squares/8")
+    assert len(pairs) == 3 * 6  # of 17x25 pixels: 2 by 3
+    small, square = pairs.pixels(4)  # second row, second column of the first photograph
+    assert np.array_equal(square, pixels[8:16, 8:16])
+    assert np.array_equal(small, Image.fromarray(square).resize((2, 2), Image.BICUBIC))
+    before = snapshot(load)
+    call(*arguments)
+    assert snapshot(load) == before
+    (load / "bsds500/squares/2/2-05.png").unlink()
+    call(*arguments)
+    assert set(snapshot(load)) == set(before), "what is missing is made again"
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("nothing", "no stable address .*--archive"),
+        ("absent", "no such file"),
+        ("short", "0 pictures for bsds500/val, 1 expected"),
+    ],
+)
+def test_bsds500_refusals(
+    tmp_path: Path, small_bsds500: dict[str, bytes], case: str, message: str
+) -> None:
+    arguments: list[object] = ["bsds500", "--root", tmp_path / "load"]
+    if case != "nothing":
+        arguments += ["--archive", tmp_path / "mine.tgz"]
+    if case == "short":
+        del small_bsds500["BSR/BSDS500/data/images/val/4.png"]
+        make_tar(tmp_path / "mine.tgz", small_bsds500, "w:gz")
+    with pytest.raises(DataError, match=message):
         call(*arguments)
 
 
