@@ -224,6 +224,8 @@ class TestConfig:
     num_workers: NonNegativeInt | None = None
     cell_max_scale: Annotated[float, AtLeast(1)] | None = None
     """Beyond this enlargement the cell that the model is told stays what it is there."""
+    window: NonNegativeInt | None = None
+    """Mirror pictures up to the next multiple of so many pixels; by default as the model has it."""
 
     def check_eval_type(self) -> Iterator[str]:
         yield from eval_type_problems(self, "test_dataset")

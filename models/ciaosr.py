@@ -106,7 +106,7 @@ class CiaoSR(ImplicitModel):
         imnet_spec: Annotated[dict[str, Any], DECODER],
     ) -> None:
         super().__init__(encoder_spec)
-        self.halo = None
+        self.halo, self.window = None, 0  # its published figures are of pictures as they are
         key, value = 9 * self.channels, 10 * self.channels
         self.imnet_k = make_mlp(imnet_spec, in_dim=key + 4, out_dim=key)
         self.imnet_v = make_mlp(imnet_spec, in_dim=value + 4, out_dim=value)

@@ -67,12 +67,15 @@ class ImplicitModel(nn.Module):
 
     Args:
         encoder_spec: any registered model that says its `out_dim`. Its `upscale` (1 if absent) is
-            the number of output pixels per input pixel and axis; its `halo` (None if absent) is
-            this model's.
+            the number of output pixels per input pixel and axis; its `halo` (None if absent) and
+            `window` (0 if absent) are this model's.
 
     Attributes:
         halo: how many input pixels around a window decide its maps; None: all of them.
         upscale: rows and columns of codes per row and column of input.
+        window: before a photograph is rendered, its mirror image is added at the bottom and right
+            up to the next multiple of this many pixels, as for SwinIR's published figures;
+            coordinates and cells are those of the larger picture. 0: nothing is added.
         reach: how many codes beyond a query's nearest decide its colour, those that `project`
             looks at included; None: any, and windows are the whole picture.
         passes: how many means over all queries are needed before the first colour.
@@ -89,6 +92,7 @@ class ImplicitModel(nn.Module):
         self.encoder, self.channels = make_encoder(encoder_spec)
         self.upscale: int = getattr(self.encoder, "upscale", 1)
         self.halo: int | None = getattr(self.encoder, "halo", None)
+        self.window: int = getattr(self.encoder, "window", 0)
 
     @property
     def query_chunk(self) -> int:
@@ -155,7 +159,7 @@ class PublishedModel(ImplicitModel):
     def __init__(self, module: Any) -> None:
         nn.Module.__init__(self)
         self.module = module
-        self.upscale, self.halo = 1, None
+        self.upscale, self.halo, self.window = 1, None, 0
         self.data_norm = getattr(module, "data_norm", None)
 
     def encode(self, inp: Tensor) -> Features:

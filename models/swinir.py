@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -93,7 +94,10 @@ class WindowAttention(nn.Module):
         windows, tokens, dim = x.shape
         qkv = self.qkv(x).view(windows, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (windows, heads, 64, d)
-        with torch.autocast(x.device.type, enabled=False):
+        # A meta tensor, of which only the shape is wanted, knows no autocast.
+        with (
+            contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+        ):
             added = (bias if mask is None else bias + mask).expand(windows, -1, -1, -1)
             out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=added)
         return out.to(x.dtype).transpose(1, 2).reshape(windows, tokens, dim)
@@ -184,7 +188,9 @@ class PatchEmbed(nn.Module):
 class SwinIR(nn.Module):
     """SwinIR as encoder: (B, 3, H, W) -> (B, out_dim, H, W), at least 5x5 pixels.
 
-    Sizes that are no multiple of 8 are continued by reflection, and the features cut back.
+    Sizes that are no multiple of 8 are continued by reflection, and the features cut back. So it
+    is in training and in `model(inp, coord, cell)`; where pictures are rendered or measured they
+    are continued beforehand, as the published figures have it (`ImplicitModel.window`).
 
     Args:
         no_upsampling: always true; there is no upsampling here.
@@ -197,10 +203,12 @@ class SwinIR(nn.Module):
     Attributes:
         out_dim, upscale: see EDSR.
         halo: None: through the windows of 36 blocks, all of the input decides.
+        window: see `ImplicitModel`.
     """
 
     upscale = 1
     halo = None
+    window = WINDOW
 
     def __init__(
         self,

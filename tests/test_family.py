@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import models
 from engine.config import read_train_config
+from engine.evaluate.evaluate import enlarge
 from engine.render import ContinuousImage, tiling
 from tests import family_oracle
 from tests.commands import Commands
@@ -193,8 +194,8 @@ def small_model(name: str, args: dict[str, Any]) -> nn.Module:
     return models.make({"name": name, "args": args}).eval()
 
 
-def photograph() -> np.ndarray:
-    return np.random.default_rng(0).random((*SIZE, 3), np.float32)
+def photograph(size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.random.default_rng(0).random((*size, 3), np.float32)
 
 
 @pytest.fixture
@@ -216,7 +217,8 @@ def test_tiles_and_chunks_are_the_whole(
     name: str, args: dict[str, Any], box: tuple[float, ...] | None, kept: bool
 ) -> None:
     model, photo = small_model(name, args), photograph()
-    image = ContinuousImage.represent(photo, model, keep_features=kept, eval_bsize=50)
+    how: dict[str, Any] = {"keep_features": kept, "eval_bsize": 50, "window": 0}
+    image = ContinuousImage.represent(photo, model, **how)
     grid = tiling.Grid(SIZE, *WANTED, box)  # type: ignore[arg-type]
     rendered = image.render(*WANTED, box, clamp=False)  # type: ignore[arg-type]
     coord = torch.cartesian_prod(grid.rows, grid.columns)[None]
@@ -225,6 +227,86 @@ def test_tiles_and_chunks_are_the_whole(
         values = model(inp, coord, torch.tensor(grid.cell).expand_as(coord))
     whole = values.view(*WANTED, 3).permute(2, 0, 1) / 2 + 0.5
     assert_near(rendered, whole, 1e-5)
+
+
+def mirrored_by_hand(
+    model: nn.Module, photo: np.ndarray, size: tuple[int, int], window: int = 8
+) -> Tensor:
+    """SwinIR's protocol: a picture with its mirror image, and the part of it that is asked for.
+
+    photo (H, W, 3) in [0, 1] -> (3, *size).
+    """
+    inp = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] * 2 - 1
+    coord, cell = [], []
+    for axis in (0, 1):
+        length = photo.shape[axis]
+        longer = (length // window + 1) * window
+        inp = torch.cat([inp, inp.flip(2 + axis)], 2 + axis).narrow(2 + axis, 0, longer)
+        step = length / (size[axis] * longer)
+        coord.append((-1 + (2 * torch.arange(size[axis]).double() + 1) * step).float())
+        cell.append(2 * step)
+    places = torch.cartesian_prod(*coord)[None]
+    with torch.no_grad():
+        values = model(inp, places, torch.tensor(cell).expand_as(places))
+    return values.view(*size, 3).permute(2, 0, 1) / 2 + 0.5
+
+
+@pytest.mark.parametrize("scale", [2, 2.7])
+@pytest.mark.parametrize("size", [(13, 19), (16, 9), (24, 32)])
+@pytest.mark.parametrize("name", ["lte", "lmliif"])
+def test_swinir_sees_the_mirrored_picture(
+    name: str, size: tuple[int, int], scale: float, tmp_path: Path
+) -> None:
+    """Rendered whole, at places, from a file and as measured: at sizes of all kinds."""
+    spec = {"name": name, "args": ON_SWINIR[name]}
+    model, photo = small_model(**spec), photograph(size)
+    wanted = round(size[0] * scale), round(size[1] * scale)
+    expected = mirrored_by_hand(model, photo, wanted)
+    image = ContinuousImage.represent(photo, model, spec=spec)
+    assert_near(image.render(*wanted, clamp=False), expected, 1e-5)
+    image.save(tmp_path / "picture.liif")
+    again = ContinuousImage.load(tmp_path / "picture.liif", "cpu")
+    assert torch.equal(again.render(*wanted), image.render(*wanted))
+    measured = enlarge(model, torch.from_numpy(photo).permute(2, 0, 1), wanted)
+    assert_near(measured, expected.clamp(0, 1), 1e-5)
+    plain = ContinuousImage.represent(photo, model, window=0).render(*wanted, clamp=False)
+    assert (plain - expected).abs().max() > 1e-3
+
+
+def test_a_mirrored_picture_has_its_colours_at_any_place() -> None:
+    model, photo = small_model("lte", ON_SWINIR["lte"]), photograph((13, 18))
+    image = ContinuousImage.represent(photo, model)
+    y, x = torch.rand(2, 50) * 2 - 1
+    share = torch.tensor([13 / 16, 18 / 24])
+    inp = torch.from_numpy(photo).permute(2, 0, 1)[None] * 2 - 1
+    inp = torch.cat([inp, inp.flip(2)], 2)[:, :, :16]
+    inp = torch.cat([inp, inp.flip(3)], 3)[..., :24]
+    coord = (torch.stack([y, x], -1)[None] + 1) * share - 1
+    with torch.no_grad():
+        values = model(inp, coord, torch.tensor([2 / 16, 2 / 24]).expand_as(coord))
+    assert_near(image.image(y, x), (values[0] / 2 + 0.5).clamp(0, 1), 1e-5)
+    # A box is the same part of the whole.
+    whole, part = image.render(26, 36, clamp=False), (2, 4, 10, 14)
+    assert_near(image.render(16, 20, part, clamp=False), whole[:, 4:20, 8:28], 1e-5)
+
+
+def test_mirrored_pictures_render_as_the_authors() -> None:
+    """The published protocol for whole pictures, from a photograph on."""
+    name = "model/swinir-lte-padded-x2"
+    case = cases("model")[name]
+    model = filled(models.make(case["spec"]), case)
+    inp = input_of({key: value for key, value in case.items() if key != "mirror"})
+    photo = ((inp[0] + 1) / 2).permute(1, 2, 0).numpy()
+    rendered = ContinuousImage.represent(photo, model).render(*case["grid"], clamp=False)
+    values = arrays()[f"{name}/y"].view(*case["grid"], 3).permute(2, 0, 1)
+    assert_near(rendered * 2 - 1, values)
+
+
+@pytest.mark.parametrize("name", [*ON_SWINIR, "liif"])
+def test_which_models_mirror(name: str) -> None:
+    """CiaoSR's published figures are of pictures as they are."""
+    args = ON_SWINIR.get(name) or {"encoder_spec": SWINIR, "imnet_spec": IMNET}
+    assert small_model(name, args).window == (0 if name == "ciaosr" else 8)
 
 
 @pytest.mark.parametrize("name", stored()["checkpoints"])

@@ -72,6 +72,7 @@ def run_test(
         config.eval_bsize,
         config.precision,
         config.cell_max_scale,
+        config.window,
         metrics=metrics,
         self_ensemble=self_ensemble,
         pool=False,

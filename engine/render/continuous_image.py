@@ -15,7 +15,7 @@ from engine.config import DataNorm
 from engine.normalisation import denormalise, norm_of
 from engine.render import saved
 from engine.render.features import Source, Tile
-from engine.render.pixels import PathLike, Photograph, as_pixels, rgb, to_pixels
+from engine.render.pixels import PathLike, Photograph, as_pixels, extended, mirrored, rgb, to_pixels
 from engine.render.tiling import Box, Grid, Plan, Span, chunks, make_plan, split_by_rows
 from engine.runtime import choose_device, usable_precision
 from engine.weights.pretrained import load_with_spec
@@ -49,6 +49,7 @@ class ContinuousImage:
         data_norm: DataNorm | None = None,
         eval_bsize: int | None = None,
         cell_max_scale: float | None = None,
+        window: int | None = None,
     ) -> None:
         self.model = implicit(model).to(device).eval()
         self.size = size
@@ -59,8 +60,13 @@ class ContinuousImage:
         self.query_chunk = min(suited, eval_bsize or suited)
         if features is not None:
             features = each_map(features, lambda one: one.to(device))
+        self.window = self.model.window if window is None else window
+        # Of the picture that is encoded, to which all coordinates and cells below refer.
+        self._size = extended(size[0], self.window), extended(size[1], self.window)
+        if pixels is not None:
+            pixels = mirrored(pixels, self._size)
         self._source = Source(
-            *(self.model, size, device, self.precision, self.norm, pixels, features),
+            *(self.model, self._size, device, self.precision, self.norm, pixels, features),
             cell_max_scale=cell_max_scale,
         )
 
@@ -78,6 +84,7 @@ class ContinuousImage:
         data_norm: DataNorm | None = None,
         eval_bsize: int | None = None,
         cell_max_scale: float | None = None,
+        window: int | None = None,
     ) -> ContinuousImage:
         """Represent a photograph by what a model makes of it.
 
@@ -97,6 +104,7 @@ class ContinuousImage:
             cell_max_scale: the model is never told of a smaller cell than that of this
                 enlargement, by each axis: 4, the largest of training, in the tests of LTE, SRNO
                 and LM-LIIF; default: no limit.
+            window: instead of the model's own (`ImplicitModel.window`); 0 for none.
 
         Raises:
             ConfigError, DataError: in one line, what can't be used and why.
@@ -109,7 +117,7 @@ class ContinuousImage:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
         size = pixels.shape[0], pixels.shape[1]
-        how = precision, spec, data_norm, eval_bsize, cell_max_scale
+        how = precision, spec, data_norm, eval_bsize, cell_max_scale, window
         image = cls(module, size, place, pixels, None, *how)
         if keep_features or image.model.halo is None:
             image.keep()
@@ -121,7 +129,7 @@ class ContinuousImage:
         box: (top, left, bottom, right) in pixels of the photograph; None for all of it.
         """
         top, left, bottom, right = Grid(self.size, 1, 1, box).area
-        spans = zip((0, 1), self.size, ((top, bottom), (left, right)), strict=True)
+        spans = zip((0, 1), self._size, ((top, bottom), (left, right)), strict=True)
         rows, columns = (
             self._source.layout.window(axis, 2 * low / n - 1, 2 * high / n - 1, 2 / n)
             for axis, n, (low, high) in spans
@@ -166,7 +174,7 @@ class ContinuousImage:
             clamp: see `render`; whole numbers are always clamped.
         """
         assert grid.size == self.size
-        dtype = np.dtype(dtype)
+        dtype, grid = np.dtype(dtype), grid.within(self._size)
         plan = make_plan(self._source.layout, grid, 3 * dtype.itemsize)
         count = grid.height * grid.width
         target = self._source.target(grid.cell, count, lambda: self._tiles(grid, plan))
@@ -204,7 +212,10 @@ class ContinuousImage:
         coord = torch.stack(places, dim=-1).view(-1, 2)
         if not bool((coord.abs() <= 1).all()):
             raise ConfigError("y, x: places outside the picture given; allowed: -1 to 1")
+        share = torch.tensor(self.size) / torch.tensor(self._size)
+        coord = (coord + 1) * share - 1 if self.window else coord
         cell = cell or (2 / self.size[0], 2 / self.size[1])
+        cell = cell[0] * share[0].item(), cell[1] * share[1].item()
         target = self._source.target(cell, len(coord), lambda: self._tiles_at(coord, cell))
         colours = torch.empty(len(coord), 3)
         for tile in self._tiles_at(coord, cell):
@@ -230,7 +241,7 @@ class ContinuousImage:
     def _tiles_at(self, coord: Tensor, cell: tuple[float, float]) -> Iterator[Tile]:
         """Tiles for coord (Q, 2) in any order; chunks belong to indices of it."""
         layout = self._source.layout
-        for index in split_by_rows(self.size, coord):
+        for index in split_by_rows(self._size, coord):
             group, chunk = coord[index], self.query_chunk
             low, high = group.amin(0).tolist(), group.amax(0).tolist()
             rows = layout.window(0, low[0], high[0], cell[0])
@@ -248,7 +259,7 @@ class ContinuousImage:
         if self.spec is None:
             raise ConfigError("spec: needed to save what a model given as a module represents")
         features = self._source.keep()
-        what = self.spec, self.model, features, self.size, self.precision, self.norm
+        what = self.spec, self.model, features, self.size, self.precision, self.norm, self.window
         saved.write(Path(path), *what)
 
     @classmethod

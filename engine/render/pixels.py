@@ -36,6 +36,20 @@ def as_pixels(photo: Photograph) -> np.ndarray:
     return fill_hidden(pixels)
 
 
+def extended(length: int, window: int) -> int:
+    """A side of a picture with what its mirror image adds: see `ImplicitModel.window`."""
+    return (length // window + 1) * window if window else length
+
+
+def mirrored(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels (h, w, C) and their mirror image, the edge repeated, at the bottom and right."""
+    height, width = pixels.shape[:2]
+    if size == (height, width):
+        return pixels
+    added = (0, size[0] - height), (0, size[1] - width), (0, 0)
+    return np.pad(pixels, added, mode="symmetric")
+
+
 def to_network(pixels: np.ndarray, norm: DataNorm = PAPER) -> Tensor:
     """Pixels (h, w, 1 to 4), as Source takes them, as the network does: (1, 3, h, w)."""
     whole = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max

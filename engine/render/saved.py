@@ -15,12 +15,14 @@ import models
 from datasets.files import write_whole
 from engine.config import DataNorm
 from engine.normalisation import PAPER, recorded_norm
+from engine.render.pixels import extended
 from engine.runtime import PRECISIONS
 from engine.weights.checkpoint import read_tensors
 from models.protocol import Features, ImplicitModel, each_map, implicit, maps_of
 from utils import ConfigError, DataError
 
 FORMAT = "liif continuous image 1"
+WIDEST = 1024  # pixels that a picture may be continued to multiples of
 ENCODER = "encoder."  # prefix of the weights that a representation has no use for
 
 
@@ -32,8 +34,12 @@ def write(
     size: tuple[int, int],
     precision: str,
     data_norm: DataNorm,
+    window: int,
 ) -> None:
     """Write a represented photograph of this size, whose model is {name, args}.
+
+    Args:
+        features: of the picture that `window` makes of it (`ImplicitModel.window`).
 
     Raises:
         DataError: the file can't be written.
@@ -47,6 +53,7 @@ def write(
             "features": each_map(features, Tensor.cpu),
             "size": list(size),
             "precision": precision,
+            "window": window,
             "config": {"data_norm": dataclasses.asdict(data_norm)},
         },
         buffer,
@@ -65,7 +72,7 @@ def read(path: Path) -> dict[str, Any]:
     if problem:
         raise DataError(f"{path}: no represented photograph ({problem})")
     spec, given, features = content["model"], content["sd"], content["features"]
-    size = content["size"][0], content["size"][1]
+    size, window = (content["size"][0], content["size"][1]), content.get("window", 0)
     try:
         model = implicit(models.make(spec))
         norm = recorded_norm(content) or PAPER
@@ -74,7 +81,7 @@ def read(path: Path) -> dict[str, Any]:
     own = decoder_weights(model)
     fits = own.keys() == given.keys() and all(own[k].shape == given[k].shape for k in own)
     if fits and model.reach is not None:  # else its features are of no known shape
-        fits = [one.shape for one in maps_of(features)] == map_shapes(spec, size)
+        fits = [one.shape for one in maps_of(features)] == map_shapes(spec, size, window)
     if not fits:
         raise DataError(f"{path}: damaged (weights or features do not fit the model)")
     model.load_state_dict(given, strict=False)
@@ -85,6 +92,7 @@ def read(path: Path) -> dict[str, Any]:
         "precision": content["precision"],
         "spec": spec,
         "data_norm": norm,
+        "window": window,
     }
 
 
@@ -103,6 +111,9 @@ def layout_problem(content: Any) -> str | None:
         return "it has no features"
     if content.get("precision") not in PRECISIONS:
         return "it has no precision"
+    window = content.get("window", 0)  # earlier versions recorded none
+    if type(window) is not int or not 0 <= window <= WIDEST:
+        return "its window is no number of pixels"
     if not isinstance(size, list) or [type(length) for length in size] != [int, int]:
         return "it has no size"
     return None if min(size) > 0 else "it has no pixels"
@@ -113,8 +124,9 @@ def decoder_weights(model: ImplicitModel) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith(ENCODER)}
 
 
-def map_shapes(spec: Mapping[str, Any], size: tuple[int, int]) -> list[torch.Size]:
+def map_shapes(spec: Mapping[str, Any], size: tuple[int, int], window: int) -> list[torch.Size]:
     """The shapes of the maps that a model makes of a photograph of this size."""
+    size = extended(size[0], window), extended(size[1], window)
     with torch.device("meta"):
         model = implicit(models.make(spec))
         return [one.shape for one in maps_of(model.encode(torch.empty(1, 3, *size)))]

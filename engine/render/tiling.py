@@ -76,6 +76,10 @@ class Grid:
         """x of the columns, float32 (width,)."""
         return positions(self.width, self.area[1], self.area[3], self.size[1])
 
+    def within(self, size: tuple[int, int]) -> Grid:
+        """The same pixels, of a picture that goes on to this size at the bottom and right."""
+        return self if size == self.size else Grid(size, self.height, self.width, self.area)
+
     @property
     def cell(self) -> tuple[float, float]:
         """Height and width of a pixel, in the units of the coordinates."""
