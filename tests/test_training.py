@@ -162,6 +162,36 @@ def test_init_takes_the_weights_and_nothing_else(place: Path) -> None:
                  model__args__imnet_spec__args__hidden_list=[9])  # fmt: skip
 
 
+SWINIR = {
+    "name": "swinir",
+    "args": {"embed_dim": 8, "depths": [2], "num_heads": [2], "tail": True},
+}
+
+
+@pytest.mark.parametrize("tail", [True, False])
+def test_init_takes_the_weights_of_swinir_itself(place: Path, tail: bool) -> None:
+    """A file of its authors: no specification, an enlargement at the end, a mask of 64x64."""
+    encoder = models.make({**SWINIR, "args": {**SWINIR["args"], "tail": True}})
+    state = {key: torch.randn(value.shape) for key, value in encoder.state_dict().items()}
+    state["layers.0.residual_group.blocks.1.attn_mask"] = torch.zeros(64, 64, 64)
+    state |= {"upsample.0.weight": torch.zeros(256, 64, 3, 3), "conv_last.bias": torch.zeros(3)}
+    torch.save({"params": state}, place / "official.pth")
+    given: dict[str, Any] = {"init": str(place / "official.pth")}
+    spec = {**SWINIR, "args": {**SWINIR["args"], "tail": tail}}
+    run = prepared(place, f"from-{tail}", **given, model__args__encoder_spec=spec)
+    started = run.state.model.encoder
+    for key, value in started.named_parameters():
+        assert torch.equal(value, state[key]), key
+    wider = {**spec, "args": {**spec["args"], "embed_dim": 12}}
+    with pytest.raises(
+        DataError, match=r"init: .*shape of .*conv_first.weight \(8, 3, 3, 3\)"
+    ) as e:
+        prepared(place, f"wider-{tail}", **given, model__args__encoder_spec=wider)
+    assert "\n" not in str(e.value)
+    with pytest.raises(DataError, match=r"init: .*encoder is swinir"):
+        prepared(place, f"other-{tail}", **given)
+
+
 def test_same_seed_same_weights_other_seed_others(place: Path) -> None:
     sums = [trained(place, f"run{n}", seed=seed)["checksum"] for n, seed in enumerate((0, 0, 1))]
     assert sums[0] == sums[1] != sums[2]

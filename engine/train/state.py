@@ -16,10 +16,12 @@ from torch import Tensor, nn
 import models
 from engine.config import TrainConfig, config_dict
 from engine.runtime import versions
-from engine.weights.checkpoint import check_answers, load_checkpoint
+from engine.weights.checkpoint import check_answers, load_checkpoint, read_tensors
+from models.swinir import SwinIR
 from registry import show
 from utils import DataError, UserError
 
+BUFFERS = ("attn_mask", "relative_position_index")  # of SwinIR: nothing that is trained
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -156,9 +158,16 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     model = models.make(config.model)
     check_answers(model, config.model["name"])
     if config.init is not None:
-        start = load_checkpoint(config.init)
+        content = read_tensors(Path(config.init))
+        official = official_swinir(content)
+        start = load_checkpoint(config.init) if official is None else {}
         try:
-            load_state(model, start["model"]["sd"] if start.get("ema") is None else start["ema"])
+            if official is not None:
+                load_encoder(model, official)
+            else:
+                load_state(
+                    model, start["model"]["sd"] if start.get("ema") is None else start["ema"]
+                )
         except UserError as error:
             raise DataError(f"init: {config.init}: {error}") from error
     model = model.to(device).train()
@@ -171,6 +180,33 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
         ema=copy.deepcopy(model).eval() if config.ema_decay is not None else None,
     )
+
+
+def official_swinir(content: Any) -> Mapping[str, Any] | None:
+    """The state dict in a file of SwinIR's authors, which has no specification; None elsewhere."""
+    if not isinstance(content, Mapping) or "model" in content:
+        return None
+    weights = content.get("params_ema", content.get("params"))
+    return weights if isinstance(weights, Mapping) else None
+
+
+def load_encoder(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Start a model's encoder from SwinIR's own weights, without the enlargement after them.
+
+    Raises:
+        DataError: another encoder, or another size of it.
+    """
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, SwinIR):
+        raise DataError("weights of SwinIR; allowed for models whose encoder is swinir")
+    own = encoder.state_dict()
+    tail = () if encoder.conv_before_upsample is not None else ("conv_before_upsample.",)
+    kept = {
+        k: v for k, v in weights.items() if not k.startswith(("upsample.", "conv_last.", *tail))
+    }
+    # Buffers hold no training: theirs may be of another picture size, or left out.
+    buffers = {key: value for key, value in own.items() if key.endswith(BUFFERS)}
+    models.models.load_weights(encoder, {**kept, **buffers}, "swinir")
 
 
 def load_state(model: nn.Module, weights: Any) -> None:
