@@ -20,6 +20,7 @@ from scripts import export
 from tests.commands import Commands
 from tests.runs import RUN, WarmRuns, outcome, tiny_config, write_config
 from tests.test_family import EDSR, IMNET, SPECS, SWINIR
+from utils import ConfigError
 
 SMALL = {"n_feats": 8, "n_resblocks": 1, "no_upsampling": True}
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -120,6 +121,13 @@ def test_the_loss_falls(warm: WarmRuns, tmp_path: Path, name: str) -> None:
     losses = [float(line.split(",")[column]) for line in lines[1:]]
     assert len(losses) == 300
     assert np.mean(losses[-30:]) < np.mean(losses[:30])
+
+
+@pytest.mark.parametrize("name", ["lte", "lte-fast", "sronet", "ciaosr"])
+def test_graphs_of_several_maps_are_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConfigError, match="several maps given; allowed: one map"):
+        export.write_onnx(models.make(model_of(name)).eval(), tmp_path)
 
 
 def test_misuse_is_one_line(commands: Commands, tmp_path: Path) -> None:
