@@ -57,7 +57,7 @@ def write_onnx(model: nn.Module, folder: Path) -> None:
     """Write the two graphs of a model (in evaluation mode, on the CPU) into a folder.
 
     Raises:
-        ConfigError: a package is missing, or the model looks up several maps.
+        ConfigError: a package is missing, or the model is of several maps or of windows.
         DataError: the folder or a file can't be written.
     """
     for package in ("onnx", "onnxscript"):
@@ -68,6 +68,8 @@ def write_onnx(model: nn.Module, folder: Path) -> None:
         feat = encoder(inp)
     if not isinstance(feat, Tensor):
         raise ConfigError("--onnx: a model of several maps given; allowed: one map, as of liif")
+    if implicit(model).window:  # its masks depend on the picture's size
+        raise ConfigError("--onnx: encoder swinir given; allowed: encoders without windows")
     inputs = {"feat": feat.clone(), "coord": coord, "cell": torch.ones_like(coord)}
     write_graph(folder / GRAPHS[0], encoder, {"inp": inp}, "feat")
     write_graph(folder / GRAPHS[1], decoder, inputs, "rgb")

@@ -130,6 +130,22 @@ def test_graphs_of_several_maps_are_refused(name: str, tmp_path: Path) -> None:
         export.write_onnx(models.make(model_of(name)).eval(), tmp_path)
 
 
+def test_graphs_of_windows_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConfigError, match="encoder swinir given"):
+        export.write_onnx(models.make(model_of("liif on swinir")).eval(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lmliif", "liif on rcan"])
+def test_graphs_answer_as_the_model(name: str, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    model = models.make(model_of(name)).eval()
+    export.write_onnx(model, tmp_path)
+    assert export.difference(model, export.OnnxModel(tmp_path)) <= 1e-5
+
+
 def test_misuse_is_one_line(commands: Commands, tmp_path: Path) -> None:
     sronet = {"name": "sronet", "args": {**SPECS["sronet"], "encoder_spec": EDSR}}
     write_config(tmp_path, "sronet.yaml", model=sronet)
