@@ -27,6 +27,7 @@ import utils
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, Photo, read_photo
 from engine import distributed
 from engine.distributed import Processes
+from engine.imports import add_import_option, import_all
 from engine.render import ContinuousImage
 from engine.render.baselines import Resized, check_baseline
 from engine.render.jobs import OUTPUT, Job, plan_jobs, share
@@ -73,6 +74,7 @@ def make_parser() -> Parser:
         "--output", help=f"a file ({OUTPUT} if absent); a folder for several photographs"
     )
     parser.add_argument("--model", help="a checkpoint, or the name of published weights")
+    add_import_option(parser)
     parser.add_argument("--resolution", metavar="HEIGHT,WIDTH", help="size of the result")
     parser.add_argument("--scale", metavar="S or SY,SX", help="or its size over the input's")
     parser.add_argument(
@@ -143,6 +145,7 @@ def check(options: argparse.Namespace) -> None:
         if film and options.baseline != "bicubic":
             raise ConfigError(f"--baseline: {options.baseline} given; allowed in films: bicubic")
     utils.check_cell_max_scale(options.cell_max_scale)
+    import_all(options.imports)
     if options.max_pixels < 1:
         raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
 

@@ -26,6 +26,7 @@ from engine.evaluate.suite_figures import save_picture
 from engine.evaluate.suite_report import run_and_report
 from engine.evaluate.suite_results import write_json
 from engine.evaluate.test_config import document, protocol, run_test
+from engine.imports import add_import_option, import_all
 from engine.normalisation import same_norm
 from engine.render import baselines
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
@@ -55,6 +56,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help=f"interpolation baselines: {', '.join(baselines.BASELINES)}",
     )
+    add_import_option(parser)
     add("--gpu", help="device number; without CUDA the CPU is used")
     add("--precision", choices=list(PRECISIONS), help="instead of the configuration's (fp32)")
     add("--raw-weights", action="store_true", help="not the average (ema) that a checkpoint holds")
@@ -105,6 +107,7 @@ def check_arguments(options: argparse.Namespace) -> None:
     for name in options.baseline:
         baselines.check_baseline(name)
     check_metrics(options.metrics)
+    import_all(options.imports)
     if not options.model and not options.baseline:
         raise ConfigError("give --model MODEL, or --baseline NAME")
     if options.config is not None:

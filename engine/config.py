@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-
 from datasets.datasets import datasets_registry
-from datasets.files import file_errors, found_path
+from engine.config_files import Layer, apply_overrides, merged, read_layers, with_origin
+from engine.imports import import_all
 from models.models import models_registry
 from registry import Above, AtLeast, Below, SpecOf, read_dataclass, show
 from utils import ConfigError
@@ -177,6 +176,8 @@ class TrainConfig:
     ema_decay: Annotated[float, Above(0), Below(1)] | None = None
     device_data: bool = False
     """Keep the training photographs on the device, and make the batches there."""
+    imports: list[str] | None = None
+    """Modules, or `.py` files, that register encoders, models, data sets and wrappers."""
 
     def check_schedules(self) -> Iterator[str]:
         if self.multi_step_lr is not None and self.lr_schedule is not None:
@@ -226,6 +227,8 @@ class TestConfig:
     """Beyond this enlargement the cell that the model is told stays what it is there."""
     window: NonNegativeInt | None = None
     """Mirror pictures up to the next multiple of so many pixels; by default as the model has it."""
+    imports: list[str] | None = None
+    """As in training."""
 
     def check_eval_type(self) -> Iterator[str]:
         yield from eval_type_problems(self, "test_dataset")
@@ -274,6 +277,8 @@ def read_train_config(
         source: a YAML file, or what one holds.
         overrides: `KEY.PATH=VALUE` texts, as given to `--set`.
 
+    What it imports is imported.
+
     Raises:
         ConfigError: lists every problem.
     """
@@ -289,76 +294,23 @@ def read_test_config(
 
 def read_config(cls: Any, source: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Any:
     if isinstance(source, Mapping):
-        where, raw = "configuration", copy.deepcopy(dict(source))
+        where, layers = "configuration", [Layer("", copy.deepcopy(dict(source)))]
     else:
-        where, raw = str(source), load_yaml(Path(source))
+        where, layers = (
+            str(source),
+            read_layers(Path(source), inherit=cls in (TrainConfig, TestConfig)),
+        )
+    raw = merged(layers)
     apply_overrides(raw, overrides)
+    import_all(raw.get("imports"), where)
     problems: list[str] = []
     config = read_dataclass(cls, raw, "", problems)
+    problems = [with_origin(problem, layers, overrides) for problem in problems]
     if len(problems) > 1:
         problems = [f"{len(problems)} problems", *problems]
     if problems:
         raise ConfigError(f"{where}: " + "\n  ".join(problems))
     return config
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """What a YAML file holds, read without building any Python object.
-
-    Raises:
-        ConfigError: no such file, not YAML, or not keys with values.
-    """
-    try:
-        with file_errors(path, "read", kind=ConfigError):
-            text = found_path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
-    raw = parse_yaml(text, str(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: {show(raw)} given; allowed: keys with values")
-    return raw
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """A text as YAML; ConfigError, in one line that starts with `where`, if it is none."""
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1} column {mark.column + 1}" if mark is not None else ""
-        reason = " ".join(str(problem).split()) + place
-        raise ConfigError(f"{where}: no YAML ({reason})") from error
-
-
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set values by their dotted paths: `optimizer.args.lr=1e-3`, `train_dataset.batch_size=8`.
-
-    Steps of a path that do not exist are made; a step into a list is its index.
-
-    Raises:
-        ConfigError: no `=`, a path that leads through a value, or a value that is no YAML.
-    """
-    for override in overrides:
-        path, separator, text = override.partition("=")
-        keys = path.split(".")
-        if not separator or not all(keys):
-            raise ConfigError(f"--set: {override!r} given; allowed: KEY.PATH=VALUE")
-        value = parse_yaml(text, f"--set {path}")
-        place: Any = raw
-        for position, key in enumerate(keys, 1):
-            step: Any = key
-            if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
-                step = int(key)
-            elif not isinstance(place, dict):
-                raise ConfigError(
-                    f"--set {path}: {key!r} leads nowhere; allowed: keys of the configuration"
-                )
-            if position == len(keys):
-                place[step] = value
-            elif isinstance(place, dict) and place.get(step) is None:
-                place[step] = {}
-            place = place[step]
 
 
 def config_dict(config: Any) -> dict[str, Any]:

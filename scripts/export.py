@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.files import write_whole
+from engine.imports import add_import_option, import_all
 from engine.runtime import Parser, run_script
 from engine.weights.pretrained import import_optional, load_model, load_with_spec, write_safetensors
 from models.protocol import implicit
@@ -164,12 +165,14 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="a file, or the name of published weights")
     parser.add_argument("--safetensors", type=Path, metavar="FILE", help="write the weights")
     parser.add_argument("--onnx", type=Path, metavar="FOLDER", help="write the two graphs")
+    add_import_option(parser)
     parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
     options = parser.parse_args(given)
     if options.safetensors is None and options.onnx is None:
         raise ConfigError("--safetensors or --onnx: missing; allowed: one of them, or both")
     if options.safetensors is not None and options.safetensors.suffix != ".safetensors":
         raise ConfigError(f"--safetensors: {options.safetensors} given; allowed: NAME.safetensors")
+    import_all(options.imports)
     model, spec = load_with_spec(options.model, "cpu", options.raw_weights)
     if options.safetensors is not None:
         write_safetensors(options.safetensors, spec, model)

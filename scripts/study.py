@@ -128,6 +128,8 @@ def carry_out(run: Run, study: Study, commands: Commands, gpu: str | None) -> No
     weights, found = run.folder / "epoch-last.pth", run.folder / "test.json"
     test = study.config.test
     options = ["--suite", *test.suites, "--lr", test.lr, "--metrics", *test.metrics, *device]
+    for module in run.definition["training"]["imports"] or ():
+        options += ["--import", module]
     options += ["--scales", *map(str, test.scales)] if test.scales else []
     commands.run("test.py", [*options, "--model", weights, "--json", found], log)
     tested = json.loads(found.read_text(encoding="utf-8"))

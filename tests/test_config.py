@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import (
-    apply_overrides,
     config_dict,
     parse_eval_type,
     read_test_config,
     read_train_config,
 )
+from engine.config_files import apply_overrides
 from utils import ConfigError
 
 DATA = {

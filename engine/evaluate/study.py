@@ -116,12 +116,19 @@ class Run:
             return None
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder / RESULT}: can't be read ({error})") from error
-        if result["definition"] != self.definition:
+        if stated(result["definition"]) != stated(self.definition):
             raise DataError(
                 f"{self.folder}: a run of another study, its settings differ; allowed: another "
                 "name for this study's file, or that folder removed"
             )
         return result
+
+
+def stated(value: Any) -> Any:
+    """Nested values without keys of no value, which older versions may not have had."""
+    if not isinstance(value, dict):
+        return value
+    return {key: stated(item) for key, item in value.items() if item is not None}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from utils import ConfigError, DataError
 # Settings that say how, how long or how often, but not what is trained on what.
 FREE = {
     "epoch_max", "num_workers", "save_minutes", "epoch_val", "epoch_save", "resume", "init",
-    "accumulate", "compile", "eval_bsize", "on_bad_image",
+    "accumulate", "compile", "eval_bsize", "on_bad_image", "imports",
 }  # fmt: skip
 # Where the same files may lie, and how they are read; what they are is compared by fingerprint.
 PLACES = ("root_path", "root_path_1", "root_path_2", "split_file", "cache", "max_pixels")

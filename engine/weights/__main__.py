@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from engine.imports import add_import_option, import_all
 from engine.runtime import Parser, run_script
 from engine.weights.checkpoint import load_checkpoint, model_of, save_checkpoint
 from engine.weights.convert import converted
@@ -94,7 +95,10 @@ def main(given: Sequence[str] | None = None) -> None:
     convert = commands.add_parser("convert", help="take over CiaoSR's files and mmagic's of LIIF")
     convert.add_argument("file", help="a checkpoint in mmagic's names")
     convert.add_argument("output", help="the checkpoint in this project's")
+    for command in (verify, strip, average, convert):
+        add_import_option(command)
     options = parser.parse_args(given)
+    import_all(options.imports)
     if options.command == "strip":
         save_checkpoint(options.output, stripped(options.file))
     elif options.command == "average":

@@ -28,6 +28,7 @@ from utils import ConfigError, DataError, UserError
 
 MAX_VALUES = 10**7
 """Tensors, numbers and texts in a checkpoint, which may name one of them many times."""
+UNKNOWN_MODEL = ": unknown model "  # as registry.unknown words it
 MAX_PATH = 10**4
 """Characters of the keys that lead to one of them."""
 MODEST = 1000
@@ -246,7 +247,16 @@ def model_of(
         model.data_norm = recorded_norm(checkpoint)  # type: ignore[assignment]
         return model
     except (UserError, ValueError) as error:
-        raise DataError(f"{path}: {' '.join(str(error).split())}") from error
+        note = own_code_note(checkpoint) if UNKNOWN_MODEL in str(error) else ""
+        raise DataError(f"{path}: {' '.join(str(error).split())}{note}") from error
+
+
+def own_code_note(checkpoint: Mapping[str, Any]) -> str:
+    """What to do about a model of the user's own, whose code a checkpoint never imports."""
+    recorded = (checkpoint.get("config") or {}).get("imports")
+    names = recorded if isinstance(recorded, list) else ["MODULE"]
+    options = " ".join(f"--import {shlex.quote(str(name))}" for name in names)
+    return f"; a model of your own: import its code first ({options})"
 
 
 def check_answers(model: nn.Module, name: str) -> None:
