@@ -229,6 +229,8 @@ class TestConfig:
     """Mirror pictures up to the next multiple of so many pixels; by default as the model has it."""
     imports: list[str] | None = None
     """As in training."""
+    strips: PositiveInt | None = None
+    """Rows asked as one set of a model whose colours depend on it (SRNO); None: all rows."""
 
     def check_eval_type(self) -> Iterator[str]:
         yield from eval_type_problems(self, "test_dataset")

@@ -5,8 +5,11 @@ Galerkin attention: instead of a softmax over pairs of queries, keys and values 
 one small matrix M per head, the same for all queries of the picture.
 
 M is a mean over the set of queries that is asked. So a single point has no answer of its own: its
-colour depends on what else is asked with it. `model(inp, coord, cell)` takes coord as the set;
-when a photograph is rendered, the set is the whole output grid (`ImplicitModel.passes`).
+colour depends on what else is asked with it. `model(inp, coord, cell)` takes coord as the set.
+Where a photograph is rendered, M is that of the whole photograph at the scale asked for, also when
+a box, a tile or a single place of it is asked for: these then have the colours that they have in
+the whole (`ContinuousImage.represent`, `statistic`, has other choices). It is accumulated over all
+pixels of the output, twice (`ImplicitModel.passes`), before the first colour.
 
 What is used here, exact up to rounding:
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import models
 from engine.config import read_train_config
-from engine.evaluate.evaluate import enlarge
+from engine.evaluate.evaluate import enlarge, evaluate
+from engine.normalisation import PAPER
 from engine.render import ContinuousImage, tiling
 from tests import family_oracle
 from tests.commands import Commands
@@ -218,7 +219,7 @@ def test_tiles_and_chunks_are_the_whole(
 ) -> None:
     model, photo = small_model(name, args), photograph()
     how: dict[str, Any] = {"keep_features": kept, "eval_bsize": 50, "window": 0}
-    image = ContinuousImage.represent(photo, model, **how)
+    image = ContinuousImage.represent(photo, model, **how, statistic="asked")
     grid = tiling.Grid(SIZE, *WANTED, box)  # type: ignore[arg-type]
     rendered = image.render(*WANTED, box, clamp=False)  # type: ignore[arg-type]
     coord = torch.cartesian_prod(grid.rows, grid.columns)[None]
@@ -307,6 +308,54 @@ def test_which_models_mirror(name: str) -> None:
     """CiaoSR's published figures are of pictures as they are."""
     args = ON_SWINIR.get(name) or {"encoder_spec": SWINIR, "imnet_spec": IMNET}
     assert small_model(name, args).window == (0 if name == "ciaosr" else 8)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("name", [*SPECS, "swinir-sronet"])
+@pytest.mark.usefixtures("small_windows")
+def test_a_box_is_a_crop_of_the_whole(name: str, kept: bool) -> None:
+    """Also where colours depend on a mean over the whole picture; and single places are pixels."""
+    args = SPECS[name.removeprefix("swinir-")]
+    if name.startswith("swinir-"):
+        args = {**args, "encoder_spec": {**SWINIR, "args": {**SWINIR["args"], "tail": True}}}
+    model = small_model(name.removeprefix("swinir-"), args)
+    image = ContinuousImage.represent(photograph(), model, keep_features=kept)
+    whole = image.render(3 * SIZE[0], 3 * SIZE[1])
+    box = image.render(3 * 12, 3 * 17, (5, 8, 17, 25))
+    assert_near(box, whole[:, 15:51, 24:75], 1e-5)
+    row, column = make_coord((3 * SIZE[0],))[17], make_coord((3 * SIZE[1],))[80]
+    cell = 2 / (3 * SIZE[0]), 2 / (3 * SIZE[1])
+    assert_near(image.image(row, column, cell)[0], whole[:, 17, 80], 1e-5)
+
+
+def test_strips_have_a_statistic_each() -> None:
+    model, photo = small_model("sronet", SPECS["sronet"]), photograph()
+    image = ContinuousImage.represent(photo, model, statistic=20)
+    inp = torch.from_numpy(photo).permute(2, 0, 1)[None] * 2 - 1
+    coord = make_coord(WANTED, flatten=False)[None]
+    cell = torch.tensor([2 / length for length in WANTED])
+    with torch.no_grad():
+        parts = [part.flatten(1, 2) for part in coord.split(20, 1)]
+        values = torch.cat([model(inp, part, cell.expand_as(part)) for part in parts], 1)
+    assert [part.shape[1] // WANTED[1] for part in parts] == [20, 20, 17]
+    expected = values.view(*WANTED, 3).permute(2, 0, 1) / 2 + 0.5
+    assert_near(image.render(*WANTED, clamp=False), expected, 1e-5)
+    at_once = ContinuousImage.represent(photo, model).render(*WANTED, clamp=False)
+    assert (at_once - expected).abs().max() > 1e-3
+
+
+def test_strips_of_a_test_configuration() -> None:
+    model, photo = small_model("sronet", SPECS["sronet"]), photograph()
+    strips = ContinuousImage.represent(photo, model, statistic=20).render(*WANTED)
+    batch = {
+        "inp": torch.from_numpy(photo).permute(2, 0, 1)[None],
+        "coord": make_coord(WANTED)[None],
+        "cell": torch.tensor([2 / length for length in WANTED]).expand(1, strips[0].numel(), 2),
+        "gt": strips.flatten(1).t()[None],
+    }
+    asked = model, [batch], torch.device("cpu"), PAPER
+    assert evaluate(*asked, "benchmark-2", strips=20).psnr > 120
+    assert evaluate(*asked, "benchmark-2").psnr < 100
 
 
 @pytest.mark.parametrize("name", stored()["checkpoints"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models
 from engine.config import DataNorm, Norm
 from engine.evaluate.evaluate import evaluate, predict
-from engine.render import ContinuousImage, render_once
+from engine.render import ContinuousImage, render_once, tiling
 from engine.render.tiling import Grid
 from models.lookup import nearest_pixels
 from models.protocol import Features, ImplicitModel, Target, implicit
@@ -208,9 +208,53 @@ def test_saved_with_all_its_maps(name: str, tmp_path: Path) -> None:
 def test_the_answer_depends_on_what_is_asked_with_it() -> None:
     """Else the statistic would prove nothing: parts of the grid differ from the whole."""
     model, pixels = make("toy-statistic"), picture(12, 12)
-    image = ContinuousImage.represent(pixels, model)
+    image = ContinuousImage.represent(pixels, model, statistic="asked")
     half = image.render(24, 48, box=(0, 0, 6, 12))
     assert (half - image.render(48, 48)[:, :24]).abs().max() > 1e-3
+
+
+def test_a_statistic_of_the_picture_is_worked_out_once_per_scale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, pixels = make("toy-statistic"), picture(12, 12)
+    asked: list[int] = []
+    accumulate = model.accumulate
+
+    def counted(feat, coord, *args, **kwargs):
+        asked.append(coord.shape[1])
+        return accumulate(feat, coord, *args, **kwargs)
+
+    monkeypatch.setattr(model, "accumulate", counted)
+    image = ContinuousImage.represent(pixels, model)
+    corner = image.render(5, 5, box=(0, 0, 1.25, 1.25))
+    assert sum(asked) == 2 * 48 * 48
+    whole = image.render(48, 48)
+    assert sum(asked) == 2 * 48 * 48
+    torch.testing.assert_close(whole[:, :5, :5], corner, atol=1e-6, rtol=0)
+    image.render(36, 48)
+    assert sum(asked) == 2 * 48 * (48 + 36)
+
+
+def test_a_statistic_of_too_many_pixels_is_of_an_even_selection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, pixels = make("toy-statistic"), picture(12, 12)
+    expected = ContinuousImage.represent(pixels, model).render(96, 96)
+    monkeypatch.setattr(tiling, "EVEN_PIXELS", 60 * 60)
+    assert Grid((12, 12), 96, 96).even() == Grid((12, 12), 60, 60)
+    near = ContinuousImage.represent(pixels, model).render(96, 96)
+    assert 0 < (near - expected).abs().max() < 1e-2
+
+
+def test_strips_are_whole_grids_rows() -> None:
+    grid = Grid((21, 30), 57, 64, (3, 4.5, 15.25, 29))
+    strips = [*grid.strips(25)]
+    assert [strip.height for strip in strips] == [25, 25, 7]
+    torch.testing.assert_close(torch.cat([strip.rows for strip in strips]), grid.rows)
+    assert all(torch.equal(strip.columns, grid.columns) for strip in strips)
+    assert (strips[0].area[0], strips[-1].area[2]) == (3, 15.25)
+    whole = Grid((21, 30), 57, 64)
+    assert torch.equal(torch.cat([strip.rows for strip in whole.strips(10)]), whole.rows)
 
 
 def test_what_a_scale_needs_is_worked_out_once_per_window() -> None:

@@ -138,6 +138,7 @@ def evaluate(
     cell_max_scale: float | None = None,
     window: int | None = None,
     *,
+    strips: int | None = None,
     metrics: Sequence[str] = ("psnr",),
     self_ensemble: bool = False,
     pool: bool = True,
@@ -152,7 +153,8 @@ def evaluate(
         eval_type: None, `div2k-S` or `benchmark-S` (see `engine.config`), which ask for whole
             pictures.
         eval_bsize: the most queries per picture at once.
-        cell_max_scale, window: for whole pictures; see `ContinuousImage.represent`.
+        cell_max_scale, window, strips: for whole pictures; see `ContinuousImage.represent`, where
+            strips are a number given as `statistic`.
         metrics: for whole pictures; names of `engine.evaluate.metrics.METRICS`.
         pool: without an eval_type, PSNR of each batch's pooled squared error also where the batch
             holds whole pictures, as training's validation has it; then there are no `images`.
@@ -185,6 +187,7 @@ def evaluate(
             else:
                 for inp, gt in zip(batch["inp"], as_pictures(truth, size), strict=True):
                     told = {**how, "cell_max_scale": cell_max_scale, "window": window}
+                    told["statistic"] = strips or "picture"
                     picture = enlarge(method, inp, size, **told).to(device)
                     values = {name: one(picture, gt, kind) for name, one in measures.items()}
                     if on_picture is not None:

@@ -73,6 +73,7 @@ def run_test(
         config.precision,
         config.cell_max_scale,
         config.window,
+        strips=config.strips,
         metrics=metrics,
         self_ensemble=self_ensemble,
         pool=False,

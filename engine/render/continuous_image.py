@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from engine.config import DataNorm
 from engine.normalisation import denormalise, norm_of
 from engine.render import saved
-from engine.render.features import Source, Tile
+from engine.render.features import Source, Statistic
 from engine.render.pixels import PathLike, Photograph, as_pixels, extended, mirrored, rgb, to_pixels
-from engine.render.tiling import Box, Grid, Plan, Span, chunks, make_plan, split_by_rows
+from engine.render.tiling import Box, Grid, Plan, make_plan
 from engine.runtime import choose_device, usable_precision
 from engine.weights.pretrained import load_with_spec
 from models.protocol import Features, each_map, implicit
@@ -50,14 +51,14 @@ class ContinuousImage:
         eval_bsize: int | None = None,
         cell_max_scale: float | None = None,
         window: int | None = None,
+        statistic: Statistic = "picture",
     ) -> None:
         self.model = implicit(model).to(device).eval()
         self.size = size
         self.precision = usable_precision(device, precision)
         self.spec = spec
         self.norm = data_norm or norm_of(model)
-        suited = self.model.query_chunk
-        self.query_chunk = min(suited, eval_bsize or suited)
+        self.statistic = statistic
         if features is not None:
             features = each_map(features, lambda one: one.to(device))
         self.window = self.model.window if window is None else window
@@ -67,7 +68,10 @@ class ContinuousImage:
             pixels = mirrored(pixels, self._size)
         self._source = Source(
             *(self.model, self._size, device, self.precision, self.norm, pixels, features),
+            shown=size,
+            query_chunk=min(self.model.query_chunk, eval_bsize or self.model.query_chunk),
             cell_max_scale=cell_max_scale,
+            statistic=statistic,
         )
 
     @classmethod
@@ -85,6 +89,7 @@ class ContinuousImage:
         eval_bsize: int | None = None,
         cell_max_scale: float | None = None,
         window: int | None = None,
+        statistic: Statistic = "picture",
     ) -> ContinuousImage:
         """Represent a photograph by what a model makes of it.
 
@@ -105,6 +110,12 @@ class ContinuousImage:
                 enlargement, by each axis: 4, the largest of training, in the tests of LTE, SRNO
                 and LM-LIIF; default: no limit.
             window: instead of the model's own (`ImplicitModel.window`); 0 for none.
+            statistic: over which pixels a model (SRNO) takes the means that its colours depend
+                on. "picture": all pixels of the whole photograph at the scale asked for, also
+                where a box or single places are asked for, so that these have the colours of the
+                whole; an even selection where that is more than 4 million pixels (see
+                `models.sronet` for the error). They are worked out once per scale and kept.
+                "asked": the pixels asked for. A number: each strip of so many rows by itself.
 
         Raises:
             ConfigError, DataError: in one line, what can't be used and why.
@@ -117,7 +128,7 @@ class ContinuousImage:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
         size = pixels.shape[0], pixels.shape[1]
-        how = precision, spec, data_norm, eval_bsize, cell_max_scale, window
+        how = precision, spec, data_norm, eval_bsize, cell_max_scale, window, statistic
         image = cls(module, size, place, pixels, None, *how)
         if keep_features or image.model.halo is None:
             image.keep()
@@ -126,8 +137,11 @@ class ContinuousImage:
     def keep(self, box: Box | None = None) -> None:
         """Encode what a box shows now, once for all renderings inside it that enlarge.
 
-        box: (top, left, bottom, right) in pixels of the photograph; None for all of it.
+        box: (top, left, bottom, right) in pixels of the photograph; None for all of it. All of it
+            is also what means over the photograph need.
         """
+        if self.model.passes and self.statistic == "picture":
+            box = None
         top, left, bottom, right = Grid(self.size, 1, 1, box).area
         spans = zip((0, 1), self._size, ((top, bottom), (left, right)), strict=True)
         rows, columns = (
@@ -174,13 +188,23 @@ class ContinuousImage:
             clamp: see `render`; whole numbers are always clamped.
         """
         assert grid.size == self.size
-        dtype, grid = np.dtype(dtype), grid.within(self._size)
+        grid = grid.within(self._size)
+        parts: Iterable[Grid] = [grid]
+        if self.model.passes and isinstance(self.statistic, int):
+            parts = grid.strips(self.statistic)
+        for part in parts:
+            yield from self._bands(part, np.dtype(dtype), report, clamp)
+
+    def _bands(
+        self, grid: Grid, dtype: np.dtype, report: Report | None, clamp: bool
+    ) -> Iterator[np.ndarray]:
+        """`bands` of pixels that have their means in common."""
         plan = make_plan(self._source.layout, grid, 3 * dtype.itemsize)
         count = grid.height * grid.width
-        target = self._source.target(grid.cell, count, lambda: self._tiles(grid, plan))
+        target = self._source.target(grid.cell, count, lambda: self._source.tiles(grid, plan))
         for band in plan.bands:
             pixels = np.empty((band[1] - band[0], grid.width, 3), dtype)
-            for tile in self._tiles(grid, Plan((band,), plan.tiles)):
+            for tile in self._source.tiles(grid, Plan((band,), plan.tiles)):
                 for (rows, columns), values in self._source.ask(tile, target):
                     colours = denormalise(values, self.norm.gt, clamp)
                     part = pixels[rows[0] - band[0] : rows[1] - band[0], slice(*columns)]
@@ -216,38 +240,13 @@ class ContinuousImage:
         coord = (coord + 1) * share - 1 if self.window else coord
         cell = cell or (2 / self.size[0], 2 / self.size[1])
         cell = cell[0] * share[0].item(), cell[1] * share[1].item()
-        target = self._source.target(cell, len(coord), lambda: self._tiles_at(coord, cell))
+        tiles = functools.partial(self._source.tiles_at, coord, cell)
+        target = self._source.target(cell, len(coord), tiles)
         colours = torch.empty(len(coord), 3)
-        for tile in self._tiles_at(coord, cell):
+        for tile in tiles():
             for index, values in self._source.ask(tile, target):
                 colours[index] = denormalise(values[0], self.norm.gt).cpu()
         return colours.view(*places[0].shape, 3)
-
-    def _tiles(self, grid: Grid, plan: Plan) -> Iterator[Tile]:
-        """The tiles of a plan; chunks belong to (rows, columns) of the grid."""
-        layout = self._source.layout
-        for band, span in itertools.product(plan.bands, plan.tiles):
-            rows, columns = layout.window_of(grid, 0, band), layout.window_of(grid, 1, span)
-            places = chunks(band, span, self.query_chunk)
-            yield Tile(rows, columns, ((place, self._coord(grid, *place)) for place in places))
-
-    def _coord(self, grid: Grid, rows: Span, columns: Span) -> Tensor:
-        """Coordinates (1, Q, 2) of a rectangle of a grid, row by row."""
-        y = grid.rows[slice(*rows)].to(self._source.device)
-        x = grid.columns[slice(*columns)].to(self._source.device)
-        shape = len(y), len(x)
-        return torch.stack([y[:, None].expand(shape), x.expand(shape)], dim=-1).view(1, -1, 2)
-
-    def _tiles_at(self, coord: Tensor, cell: tuple[float, float]) -> Iterator[Tile]:
-        """Tiles for coord (Q, 2) in any order; chunks belong to indices of it."""
-        layout = self._source.layout
-        for index in split_by_rows(self._size, coord):
-            group, chunk = coord[index], self.query_chunk
-            low, high = group.amin(0).tolist(), group.amax(0).tolist()
-            rows = layout.window(0, low[0], high[0], cell[0])
-            columns = layout.window(1, low[1], high[1], cell[1])
-            queries = zip(index.split(chunk), group[None].split(chunk, 1), strict=True)
-            yield Tile(rows, columns, queries)
 
     def save(self, path: PathLike) -> None:
         """Write the representation: features, and the weights that decode them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,25 +13,15 @@ from torch import Tensor
 
 from engine.config import DataNorm
 from engine.render.pixels import to_network
-from engine.render.tiling import Layout, Span, cuts
+from engine.render.queries import Tile, tiles_at, tiles_of
+from engine.render.tiling import Grid, Layout, Plan, Span, cuts, make_plan
 from engine.runtime import autocast
 from models.layers import channels_last
 from models.protocol import Features, ImplicitModel, Target, each_map, maps_of
 
+Statistic = Literal["picture", "asked"] | int  # see `ContinuousImage.represent`
+SMALLEST_CELL = 1e-6  # that statistics are taken for
 LEAST_SIDE = 512  # pixels along each side of a window, where all features are kept
-
-
-class Tile(NamedTuple):
-    """Queries that one window answers.
-
-    Attributes:
-        rows, columns: of the window's codes.
-        queries: chunks of them, each with where its colours belong and coord (1, Q, 2).
-    """
-
-    rows: Span
-    columns: Span
-    queries: Iterable[tuple[Any, Tensor]]
 
 
 class Kept(NamedTuple):
@@ -52,7 +42,9 @@ class Source:
         norm: between [0, 1] and the units of the network.
         pixels: (H, W, 1 to 4), uint8, uint16, or float in [0, 1]; alpha is left out.
         features: instead, what the model's `encode` makes of the whole photograph.
-        cell_max_scale: see `ContinuousImage.represent`.
+        shown: (H, W) of the part at the top left that is no mirror image (`ImplicitModel.window`).
+        query_chunk: the most queries at once.
+        cell_max_scale, statistic: see `ContinuousImage.represent`.
     """
 
     def __init__(
@@ -64,7 +56,11 @@ class Source:
         norm: DataNorm,
         pixels: np.ndarray | None = None,
         features: Features | None = None,
+        *,
+        shown: tuple[int, int],
+        query_chunk: int,
         cell_max_scale: float | None = None,
+        statistic: Statistic = "picture",
     ) -> None:
         self.model = model
         self.size = size
@@ -72,6 +68,10 @@ class Source:
         self.precision = precision
         self.norm = norm
         self.pixels = pixels
+        self.shown = shown
+        self.query_chunk = query_chunk
+        self.statistic = statistic
+        self.pictures: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # means, by size
         limit = math.inf if cell_max_scale is None else cell_max_scale
         self.smallest_cell = 2 / (limit * size[0]), 2 / (limit * size[1])
         self.codes = size[0] * model.upscale, size[1] * model.upscale
@@ -116,19 +116,53 @@ class Source:
         inp = to_network(self.pixels[slice(*rows), slice(*columns)], self.norm)
         return self.model.encode(inp.to(self.device))
 
+    def tiles(self, grid: Grid, plan: Plan) -> Iterator[Tile]:
+        """The tiles of a plan; chunks belong to (rows, columns) of the grid."""
+        return tiles_of(grid, plan, self.layout, self.query_chunk, self.device)
+
+    def tiles_at(self, coord: Tensor, cell: tuple[float, float]) -> Iterator[Tile]:
+        """Tiles for coord (Q, 2) in any order; chunks belong to indices of it."""
+        return tiles_at(coord, cell, self.layout, self.query_chunk)
+
     def target(
         self, cell: tuple[float, float], count: int, tiles: Callable[[], Iterable[Tile]]
     ) -> Target:
         """What the model has to know of all `count` queries before it answers the first."""
-        told = [max(pair) for pair in zip(cell, self.smallest_cell, strict=True)]
-        target = Target(torch.tensor([told], device=self.device), self.codes)
+        if not self.model.passes:
+            return self.told(cell)
+        if self.statistic != "picture":
+            return self.told(cell, self.means(cell, count, tiles))
+        # A cell of no extent gets the finest pixels there are.
+        height, width = (
+            max(1, round(2 * own / (whole * max(length, SMALLEST_CELL))))
+            for own, whole, length in zip(self.shown, self.size, cell, strict=True)
+        )
+        if (height, width) not in self.pictures:
+            grid = Grid(self.shown, height, width).within(self.size)
+            even = grid.even()
+            plan = make_plan(self.layout, even, 3)
+            self.pictures[height, width] = self.means(
+                grid.cell, even.height * even.width, lambda: self.tiles(even, plan)
+            )
+        return self.told(cell, self.pictures[height, width])
+
+    def told(self, cell: tuple[float, float], means: tuple[Tensor, ...] = ()) -> Target:
+        """A target of pixels of this size."""
+        clipped = [max(pair) for pair in zip(cell, self.smallest_cell, strict=True)]
+        return Target(torch.tensor([clipped], device=self.device), self.codes, means)
+
+    def means(
+        self, cell: tuple[float, float], count: int, tiles: Callable[[], Iterable[Tile]]
+    ) -> tuple[Tensor, ...]:
+        """The means over all `count` queries that the model needs, one for each of its passes."""
+        means: tuple[Tensor, ...] = ()
         for _ in range(self.model.passes):
-            total = torch.zeros((), device=self.device)
+            total, target = torch.zeros((), device=self.device), self.told(cell, means)
             for tile in tiles():
                 for _, values in self.ask(tile, target, measure=True):
                     total = total + values
-            target = target._replace(means=(*target.means, total / count))
-        return target
+            means = (*means, total / count)
+        return means
 
     @torch.inference_mode()
     def ask(

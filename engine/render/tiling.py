@@ -31,6 +31,8 @@ Box = tuple[float, float, float, float]
 # see `benchmarks/render.py --windows`.
 WINDOW = 1 << 17
 BAND = 1 << 25  # bytes of a band of output rows, all of its width
+# Pixels over which a mean over a whole picture is taken at most.
+EVEN_PIXELS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,24 @@ class Grid:
             2 * (bottom - top) / (self.size[0] * self.height),
             2 * (right - left) / (self.size[1] * self.width),
         )
+
+    def even(self) -> Grid:
+        """The same area in at most about `EVEN_PIXELS`, equal parts of it again."""
+        share = min(1.0, math.sqrt(EVEN_PIXELS / (self.height * self.width)))
+        height, width = (max(1, int(length * share)) for length in (self.height, self.width))
+        return Grid(self.size, height, width, self.box)
+
+    def strips(self, rows: int) -> Iterator[Grid]:
+        """Parts of so many rows, from top to bottom; the last one has what remains."""
+        top, left, bottom, right = self.area
+        for first in range(0, self.height, rows):
+            last = min(first + rows, self.height)
+            # A mean of both ends, which rounding leaves inside.
+            start, stop = (
+                top * (1 - edge / self.height) + bottom * (edge / self.height)
+                for edge in (first, last)
+            )
+            yield Grid(self.size, last - first, self.width, (start, left, stop, right))
 
 
 def positions(count: int, start: float, stop: float, extent: int) -> Tensor:
