@@ -14,9 +14,9 @@ COMMANDS = {
     "div2k/DIV2K_(?:train_HR|valid_HR|valid_LR_bicubic/X[234])": "div2k",
     "benchmark/(?:Set5|Set14|B100|Urban100)/(?:HR|LR_bicubic/X[234])": "benchmark",
     "celebAHQ/(?:256|128|64|32)": "celebahq --archive FOLDER_OF_1024x1024_FILES",
+    "bsds500/(?:images|squares/(?:96|24))": "bsds500 --archive ARCHIVE_OR_FOLDER",
     "sample/(?:train|valid)": "sample",
 }
-BSDS500 = "put the photographs of BSDS500's train and test folders there (BSR_bsds500.tgz)"
 LOW = "LR_bicubic"
 
 
@@ -49,8 +49,6 @@ def how_to_get(folder: Path) -> str:
             root = "." if match[1] is None else match[1] or "/"
             place = "" if root == "load" else f" --root {shlex.quote(root)}"
             return f"; get it with: {PREPARE} {what}{place}"
-    if re.fullmatch("(?:.*/)?bsds500/images", path):
-        return f"; {BSDS500}"
     scale = re.fullmatch("X([0-9]+)", folder.name)
     if scale and folder.parent.name.endswith(LOW):
         high = high_folder(folder.parent)
