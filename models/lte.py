@@ -69,7 +69,8 @@ class Fourier(ImplicitModel):
     def project(self, maps: Features, target: Target | None = None) -> Features:
         """Features and input -> amplitudes and frequencies (B, 2 D, H, W), in float32, and input.
 
-        Frequencies are those along y, then those along x, whatever their order in the weights.
+        Frequencies are those along y, then those along x, whatever their order in the weights, in
+        radians per code.
         """
         feat, inp = maps_of(maps)
         coef, freq = self.coef.parameters(), self.freq.parameters()  # weight and bias of each
@@ -78,7 +79,8 @@ class Fourier(ImplicitModel):
             for own, part in zip(coef, freq, strict=True)
         )
         spectrum = F.conv2d(feat, weight, bias, padding=1)
-        return channels_last(spectrum).float(), inp
+        amplitudes, frequencies = channels_last(spectrum).float().chunk(2, dim=1)
+        return channels_last(torch.cat([amplitudes, frequencies * math.pi], dim=1)), inp
 
     def query_rgb(
         self,
@@ -98,7 +100,7 @@ class Fourier(ImplicitModel):
         assert codes.weight is not None
         table = spectrum.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, 2 D)
         with torch.autocast(coord.device.type, enabled=False):
-            phase = self.phase.weight.float()
+            phase = self.phase.weight.float() * math.pi
             phase = F.linear(relative_cell(cell, size), phase).flatten(0, 1)  # (B * Q, D/2)
         rgb = bilinear(inp.float(), coord, size, origin)
         for row, offset, weight in zip(codes.row, codes.offset, codes.weight, strict=True):
@@ -118,17 +120,17 @@ def waves(codes: Tensor, offset: Tensor, phase: Tensor) -> Tensor:
     """Amplitudes times cosines and sines of the frequencies at an offset, in float32.
 
     Args:
-        codes: (R, 2 D), amplitudes, frequencies along y, and along x.
+        codes: (R, 2 D), amplitudes, frequencies along y, and along x, in radians per code.
         offset: (R, 2), (y, x) in units of a code.
-        phase: (R, D/2).
+        phase: (R, D/2), in radians.
 
     Returns:
         (R, D).
     """
     half = phase.shape[1]
     coef, y, x = codes.split([2 * half, half, half], dim=1)
-    theta = torch.addcmul(phase, y, offset[:, :1]).addcmul(x, offset[:, 1:]) * math.pi
-    return coef * torch.cat([theta.cos(), theta.sin()], dim=1)
+    theta = torch.addcmul(phase, y, offset[:, :1]).addcmul_(x, offset[:, 1:])
+    return torch.cat([theta.cos(), theta.sin()], dim=1).mul_(coef)
 
 
 @register("lte")

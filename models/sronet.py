@@ -41,18 +41,14 @@ OFFSETS = 8  # four codes' (y, x)
 class HeadNorm(nn.Module):
     """Normalises the d numbers of each head: (u - mean) / (std + 1e-5) * weight + bias.
 
-    std has d - 1 degrees of freedom and the epsilon beside it, unlike `torch.nn.LayerNorm`.
+    std has d - 1 degrees of freedom and the epsilon beside it, unlike `torch.nn.LayerNorm`. The
+    layer applies it, in parts.
     """
 
     def __init__(self, heads: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(heads, 1, dim))
         self.bias = nn.Parameter(torch.zeros(heads, 1, dim))
-
-    def forward(self, u: Tensor) -> Tensor:
-        """(B, heads, Q, d) -> (B, heads, Q, d)."""
-        std, mean = torch.std_mean(u, dim=-1, keepdim=True)
-        return torch.addcmul(self.bias, (u - mean) / (std + 1e-5), self.weight)
 
 
 class GalerkinAttention(nn.Module):
@@ -67,35 +63,57 @@ class GalerkinAttention(nn.Module):
         self.kln = HeadNorm(heads, width // heads)
         self.vln = HeadNorm(heads, width // heads)
 
-    def projection(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Weight (n width, width) and bias of some of q, k and v, which alternate in each head."""
-        weight, bias = self.qkv_proj.weight.flatten(1), self.qkv_proj.bias
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight (heads, 3, d, width) and bias (heads, 3, d) of q, k and v, in float32."""
+        weight, bias = self.qkv_proj.weight.float().flatten(1), self.qkv_proj.bias
         assert bias is not None
-        width = weight.shape[1]
-        rows = weight.view(self.heads, 3, -1, width)[:, part].flatten(0, 2)
-        return rows, bias.view(self.heads, 3, -1)[:, part].flatten()
+        shape = self.heads, 3, weight.shape[1] // self.heads
+        return weight.unflatten(0, shape), bias.float().view(shape)
 
     def key_value_sum(self, x: Tensor) -> Tensor:
         """The sum of k^T v over queries: x (B, Q, width) -> float32 (B, heads, d, d)."""
-        kv = F.linear(x, *self.projection(slice(1, 3))).float()
-        k, v = kv.unflatten(-1, (self.heads, 2, -1)).permute(3, 0, 2, 1, 4)  # (B, heads, Q, d)
+        # That each head's numbers have mean 0 is up to the weights: only std is left to divide by.
+        weight, bias = (
+            part[:, 1:] - part[:, 1:].mean(2, keepdim=True) for part in self.projection()
+        )
+        weight = weight.flatten(0, 2).expand(len(x), -1, -1)  # (B, heads * 2 * d, width)
+        kv = torch.baddbmm(bias.reshape(1, -1, 1), weight, x.transpose(1, 2)).float()
         with torch.autocast(x.device.type, enabled=False):
-            return self.kln(k).transpose(-1, -2) @ self.vln(v)
+            kv = kv.unflatten(1, (self.heads, 2, -1))  # (B, heads, 2, d, Q)
+            variance = kv.square().sum(3, keepdim=True) / (kv.shape[3] - 1)
+            kv = kv * (variance.sqrt() + 1e-5).reciprocal()
+            k, v = kv.unbind(2)  # (B, heads, d, Q)
+            k_sum, v_sum = kv.sum(-1).unbind(2)  # (B, heads, d)
+            # Weights and biases of the norms, applied to the sum instead of to every query.
+            k_weight, k_bias = self.kln.weight.transpose(1, 2), self.kln.bias.transpose(1, 2)
+            total = (k @ v.transpose(2, 3)) * (k_weight * self.vln.weight)
+            total = total + (k_sum.unsqueeze(3) * k_weight) * self.vln.bias
+            v_sum = v_sum.unsqueeze(2) * self.vln.weight + x.shape[1] * self.vln.bias
+            return total + k_bias * v_sum
 
-    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
-        """x (B, Q, width), M (B, heads, d, d) -> (B, Q, width)."""
-        batch, heads, dim, _ = mean.shape
-        weight, bias = self.projection(slice(0, 1))
-        with torch.autocast(x.device.type, enabled=False):
-            # q M for every head, as rows of one matrix from x: (B, width, width) and (B, width).
+    def folded(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """q, M and o_proj1 as one matrix of x for each picture.
+
+        Args:
+            mean: M, (B, heads, d, d).
+
+        Returns:
+            float32 matrix (B, width, width), to multiply x by from the right, and constant
+            (B, 1, width).
+        """
+        with torch.autocast(mean.device.type, enabled=False):
+            weight, bias = (part[:, 0] for part in self.projection())  # of q
             mixed = mean.transpose(-1, -2)  # (B, heads, d, d)
-            from_x = mixed @ weight.float().view(heads, dim, -1)
-            constant = (mixed @ bias.float().view(heads, dim, 1)).view(batch, -1)
-            from_x = from_x.view(batch, heads * dim, -1) + torch.eye(heads * dim, device=x.device)
+            from_x = (mixed @ weight).flatten(1, 2)  # (B, width, width)
+            from_x = from_x + torch.eye(from_x.shape[1], device=mean.device)
+            constant = (mixed @ bias.unsqueeze(-1)).flatten(1)  # (B, width)
             first = self.o_proj1.weight.float().flatten(1)
-            folded = first @ from_x
-            constant = F.linear(constant, first, self.o_proj1.bias)
-        out = F.gelu(torch.baddbmm(constant.unsqueeze(1), x, folded.transpose(1, 2)))
+            constant = F.linear(constant, first, self.o_proj1.bias).unsqueeze(1)
+            return (first @ from_x).transpose(1, 2), constant
+
+    def forward(self, x: Tensor, matrix: Tensor, constant: Tensor) -> Tensor:
+        """x (B, Q, width), and of `folded` what M makes of it -> (B, Q, width)."""
+        out = F.gelu(torch.baddbmm(constant, x, matrix))
         return F.linear(out, self.o_proj2.weight.flatten(1), self.o_proj2.bias) + x
 
 
@@ -145,13 +163,22 @@ class SRNO(ImplicitModel):
         """inp (B, 3, H, W) -> features (B, 64, H, W), and inp, for the residual."""
         return self.encoder(channels_last(inp)), inp
 
+    @property
+    def operators(self) -> tuple[GalerkinAttention, GalerkinAttention]:
+        return self.conv0, self.conv1
+
     def project(self, maps: Features, target: Target | None = None) -> Features:
-        """Features and input -> `conv00` of four codes (B, 4 width, H, W), input, Ms known."""
+        """Features and input -> `conv00` of four codes (B, 4 width, H, W), and input.
+
+        Then, of each layer whose M is known, matrix and constant.
+        """
         feat, inp = maps_of(maps)
-        weight = self.conv00.weight[:, OFFSETS : OFFSETS + 4 * CHANNELS]
+        weight = self.conv00.weight[:, OFFSETS : OFFSETS + 4 * CHANNELS].flatten(1)
         weight = weight.unflatten(1, (4, CHANNELS)).transpose(0, 1).flatten(0, 1)
-        table = channels_last(F.conv2d(feat, weight)).float()
-        return table, inp, *(() if target is None else target.means)
+        table = F.linear(feat.permute(0, 2, 3, 1), weight).float().permute(0, 3, 1, 2)
+        means = () if target is None else target.means
+        known = (layer.folded(mean) for layer, mean in zip(self.operators, means, strict=False))
+        return table, inp, *(part for pair in known for part in pair)
 
     def lift(
         self,
@@ -190,12 +217,11 @@ class SRNO(ImplicitModel):
         origin: tuple[int, int] = (0, 0),
     ) -> Tensor:
         """The sum of k^T v of the first layer whose M is not known: float32 (B, heads, d, d)."""
-        table, _, *means = maps_of(feat)
+        table, _, *known = maps_of(feat)
         x = self.lift(feat, coord.float(), cell, size or (table.shape[-2], table.shape[-1]), origin)
-        layers = (self.conv0, self.conv1)
-        for layer, mean in zip(layers, means, strict=False):
-            x = layer(x, mean)
-        return layers[len(means)].key_value_sum(x)
+        if known:
+            x = self.conv0(x, *known)
+        return self.operators[len(known) // 2].key_value_sum(x)
 
     def query_rgb(
         self,
@@ -210,14 +236,13 @@ class SRNO(ImplicitModel):
 
         Of features without M, as `gen_feat` gives them, these queries are the set.
         """
-        table, inp, *means = maps_of(feat)
+        table, inp, *known = maps_of(feat)
         coord = coord.float()
         size = size or (table.shape[-2], table.shape[-1])
         x = self.lift(feat, coord, cell, size, origin)
-        for number, layer in enumerate((self.conv0, self.conv1)):
-            known = number < len(means)
-            mean = means[number] if known else layer.key_value_sum(x) / coord.shape[1]
-            x = layer(x, mean)
+        for number, layer in enumerate(self.operators):
+            pair = known[2 * number : 2 * number + 2]
+            x = layer(x, *(pair or layer.folded(layer.key_value_sum(x) / coord.shape[1])))
         x = F.gelu(F.linear(x, self.fc1.weight.flatten(1), self.fc1.bias))
         rgb = F.linear(x, self.fc2.weight.flatten(1), self.fc2.bias).float()
         return rgb + bilinear(inp.float(), coord, size, origin)

@@ -44,7 +44,7 @@ def residual(inp: Tensor, coord: Tensor) -> Tensor:
 class Plain(nn.Module):
     """A model that keeps, between `gen_feat` and `query_rgb`, the input beside the features."""
 
-    def gen_feat(self, inp: Tensor) -> tuple[Tensor, Tensor]:
+    def gen_feat(self, inp: Tensor) -> tuple[Tensor, ...]:
         return self.encoder(inp), inp
 
     def forward(self, inp: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class PlainLTE(Plain):
             return self.imnet(z)
         return self.layers(z.permute(0, 2, 1).unsqueeze(2))[:, :, 0].permute(0, 2, 1)
 
-    def query_rgb(self, kept: tuple[Tensor, Tensor], coord: Tensor, cell: Tensor) -> Tensor:
+    def query_rgb(self, kept: tuple[Tensor, ...], coord: Tensor, cell: Tensor) -> Tensor:
         feat, inp = kept
         coef, freq = self.coef(feat), self.freq(feat)
         rel_cell = cell * cell.new_tensor(feat.shape[-2:])
@@ -144,7 +144,7 @@ class PlainSRNO(Plain):
         self.conv0, self.conv1 = PlainAttention(width, blocks), PlainAttention(width, blocks)
         self.fc1, self.fc2 = nn.Conv2d(width, 256, 1), nn.Conv2d(256, 3, 1)
 
-    def query_rgb(self, kept: tuple[Tensor, Tensor], coord: Tensor, cell: Tensor) -> Tensor:
+    def query_rgb(self, kept: tuple[Tensor, ...], coord: Tensor, cell: Tensor) -> Tensor:
         feat, inp = kept
         found = neighbours(feat, coord)
         parts = [offset for _, offset, _ in found]
@@ -197,11 +197,15 @@ class PlainCiaoSR(Plain):
         self.imnet_q = models.make(imnet_spec, args={"in_dim": 10 * c, "out_dim": 3})
         self.cs_attn = PlainCrossScale(c)
 
-    def query_rgb(self, kept: tuple[Tensor, Tensor], coord: Tensor, cell: Tensor) -> Tensor:
-        feat, inp = kept
+    def gen_feat(self, inp: Tensor) -> tuple[Tensor, ...]:
+        feat = self.encoder(inp)
+        return feat, self.cs_attn(feat), inp
+
+    def query_rgb(self, kept: tuple[Tensor, ...], coord: Tensor, cell: Tensor) -> Tensor:
+        feat, other, inp = kept
         height, width = feat.shape[-2:]
         key = unfold(feat)
-        value = torch.cat([key, self.cs_attn(feat)], dim=1)
+        value = torch.cat([key, other], dim=1)
         own = lookup(key, coord)
         size = coord.new_tensor([height, width])
         rel_cell = cell * size
@@ -244,7 +248,7 @@ class PlainLMLIIF(Plain):
         self.imnet = nn.Module()
         self.imnet.layers = nn.Sequential(*steps, nn.Linear(self.width, 3))
 
-    def query_rgb(self, kept: tuple[Tensor, Tensor], coord: Tensor, cell: Tensor) -> Tensor:
+    def query_rgb(self, kept: tuple[Tensor, ...], coord: Tensor, cell: Tensor) -> Tensor:
         feat, _ = kept
         size = coord.new_tensor(feat.shape[-2:])
         rel_cell = cell * size
