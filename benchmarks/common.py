@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +33,7 @@ class Contender:
         error: how far its result is off, for the table.
         steps: how many pieces of work a run is; all figures but memory are of one.
         flops: of its products and convolutions.
+        result: of the first run.
         seconds: one per round.
         processor: seconds of processor time, of all threads, one per round; what the work takes
             where other programs keep the processor busy (with --threads 1; of several threads,
@@ -46,6 +48,7 @@ class Contender:
     error: float | None = None
     steps: int = 1
     flops: float = 0
+    result: Any = None
     seconds: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     peak: int | None = None
@@ -124,7 +127,7 @@ def measure(contenders: Iterable[Contender], rounds: int, device: torch.device) 
     products = {c.precision: product(device, c.precision) for c in contenders}
     for contender in contenders:
         with FlopCounterMode(display=False) as counter:
-            contender.run()  # also warms up
+            contender.result = contender.run()  # also warms up
         contender.flops = counter.get_total_flops() / contender.steps
     for one in products.values():
         one.run()

@@ -80,3 +80,12 @@ def test_the_compact_model_beside_the_papers(root: Path) -> None:
     rows = rows_of(root, "render.py", "--compact", "--size", "12", "--scale", "2", *FP32)
     assert [row[0] for row in rows] == ["EDSR-baseline-LIIF fp32", "compact-liif fp32"]
     assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_decoders_beside_their_plain_versions(root: Path) -> None:
+    rows = rows_of(root, "decoders.py", "--height", "8", "--scale", "2", *FP32)
+    names = ["liif", "metasr", "lte", "lte-fast", "sronet", "ciaosr", "lmliif"]
+    assert [row[0] for row in rows] == [f"{name} fp32" for name in names]
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in rows)
+    assert all(float(row[-1]) < 1e-4 for row in rows)
