@@ -11,6 +11,12 @@ a box, a tile or a single place of it is asked for: these then have the colours 
 the whole (`ContinuousImage.represent`, `statistic`, has other choices). It is accumulated over all
 pixels of the output, twice (`ImplicitModel.passes`), before the first colour.
 
+Of more than 4 million pixels it is a mean over every n-th row or column (`Grid.even`). Of weights
+drawn at random, a part of a photograph enlarged 20 times to 2400x2400 pixels, every third row
+changed M by 5e-4 of its largest number and colours by up to 1e-3; 15 times to that size, where it
+takes every seventh row, by 4e-3 and 1e-2. The M of a box of 100x100 alone changed colours there by
+0.45 and 0.28.
+
 What is used here, exact up to rounding:
 
 - `conv00` is linear in the features, so its four blocks become tables, at input resolution.

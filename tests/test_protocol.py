@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -241,9 +242,28 @@ def test_a_statistic_of_too_many_pixels_is_of_an_even_selection(
     model, pixels = make("toy-statistic"), picture(12, 12)
     expected = ContinuousImage.represent(pixels, model).render(96, 96)
     monkeypatch.setattr(tiling, "EVEN_PIXELS", 60 * 60)
-    assert Grid((12, 12), 96, 96).even() == Grid((12, 12), 60, 60)
+    even = Grid((12, 12), 96, 96).even()
+    assert (even.height, even.width) == (32, 96)
+    torch.testing.assert_close(even.rows, make_coord((96,))[1::3, 0])
+    torch.testing.assert_close(even.columns, make_coord((96,))[:, 0])
     near = ContinuousImage.represent(pixels, model).render(96, 96)
     assert 0 < (near - expected).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize(("codes", "pixels"), [(10, 150), (12, 96), (7, 115), (15, 154)])
+def test_an_even_selection_has_every_place_around_a_code_as_often(
+    codes: int, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else places right at a code, where its neighbours change, could count too much."""
+    monkeypatch.setattr(tiling, "EVEN_PIXELS", 1000)
+    even = Grid((codes, codes), pixels, pixels).even()
+    assert even.height * even.width <= 1000
+    period = pixels // math.gcd(pixels, codes)
+    for asked in (even.rows, even.columns):
+        row = ((asked.double() + 1) * pixels / 2 - 0.5).round().long()
+        torch.testing.assert_close(asked, make_coord((pixels,))[row, 0])
+        counts = torch.bincount(row % period, minlength=period)
+        assert counts.max() - counts.min() <= 1
 
 
 def test_strips_are_whole_grids_rows() -> None:

@@ -92,10 +92,25 @@ class Grid:
         )
 
     def even(self) -> Grid:
-        """The same area in at most about `EVEN_PIXELS`, equal parts of it again."""
-        share = min(1.0, math.sqrt(EVEN_PIXELS / (self.height * self.width)))
-        height, width = (max(1, int(length * share)) for length in (self.height, self.width))
-        return Grid(self.size, height, width, self.box)
+        """Every n-th of its rows and columns, with the n that leave at most `EVEN_PIXELS`.
+
+        They are odd, so that pixels n times as large have the same centres, and have no factor in
+        common with the pattern in which pixels lie around codes, so that every place around a
+        code is as frequent as among all pixels.
+        """
+        top, left, bottom, right = self.area
+        lengths, steps = (self.height, self.width), [1, 1]
+        extents = round(bottom - top), round(right - left)
+        while (lengths[0] // steps[0]) * (lengths[1] // steps[1]) > EVEN_PIXELS:
+            axis = int(lengths[0] // steps[0] < lengths[1] // steps[1])  # the one with more left
+            period = lengths[axis] // math.gcd(lengths[axis], extents[axis])
+            steps[axis] += 2
+            while math.gcd(steps[axis], period) > 1:
+                steps[axis] += 2
+        height, width = (length // step for length, step in zip(lengths, steps, strict=True))
+        bottom = top + (bottom - top) * (height * steps[0] / self.height)
+        right = left + (right - left) * (width * steps[1] / self.width)
+        return Grid(self.size, height, width, (top, left, bottom, right))
 
     def strips(self, rows: int) -> Iterator[Grid]:
         """Parts of so many rows, from top to bottom; the last one has what remains."""
