@@ -172,6 +172,8 @@ def evaluate(
     measures = make_measures(["psnr", *(name for name in metrics if name != "psnr")], device)
     how: dict[str, Any] = {"data_norm": data_norm, "precision": precision}
     how |= {"eval_bsize": eval_bsize, "self_ensemble": self_ensemble}
+    how_whole = {**how, "cell_max_scale": cell_max_scale, "window": window}
+    how_whole["statistic"] = strips or "picture"
     result = Evaluation()
     bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
     with evaluating(method):
@@ -186,9 +188,7 @@ def evaluate(
                 result.add_pooled(float(psnr), len(truth))
             else:
                 for inp, gt in zip(batch["inp"], as_pictures(truth, size), strict=True):
-                    told = {**how, "cell_max_scale": cell_max_scale, "window": window}
-                    told["statistic"] = strips or "picture"
-                    picture = enlarge(method, inp, size, **told).to(device)
+                    picture = enlarge(method, inp, size, **how_whole).to(device)
                     values = {name: one(picture, gt, kind) for name, one in measures.items()}
                     if on_picture is not None:
                         on_picture(result.count, picture)

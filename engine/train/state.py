@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import models
 from engine.config import TrainConfig, config_dict
 from engine.runtime import versions
-from engine.weights.checkpoint import check_answers, load_checkpoint, read_tensors
+from engine.weights.checkpoint import as_checkpoint, check_answers, read_tensors
 from models.swinir import SwinIR
 from registry import show
 from utils import DataError, UserError
@@ -158,18 +158,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     model = models.make(config.model)
     check_answers(model, config.model["name"])
     if config.init is not None:
-        content = read_tensors(Path(config.init))
-        official = official_swinir(content)
-        start = load_checkpoint(config.init) if official is None else {}
-        try:
-            if official is not None:
-                load_encoder(model, official)
-            else:
-                load_state(
-                    model, start["model"]["sd"] if start.get("ema") is None else start["ema"]
-                )
-        except UserError as error:
-            raise DataError(f"init: {config.init}: {error}") from error
+        start_from(model, Path(config.init))
     model = model.to(device).train()
     make_optimizer = OPTIMIZERS[config.optimizer.name]
     scaled = config.precision == "fp16" and device.type == "cuda"
@@ -180,6 +169,20 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
         ema=copy.deepcopy(model).eval() if config.ema_decay is not None else None,
     )
+
+
+def start_from(model: nn.Module, path: Path) -> None:
+    """Take over the weights of a checkpoint, or of a file of SwinIR's authors for the encoder."""
+    content = read_tensors(path)
+    official = official_swinir(content)
+    start = as_checkpoint(content, path) if official is None else {}
+    try:
+        if official is not None:
+            load_encoder(model, official)
+        else:
+            load_state(model, start["model"]["sd"] if start.get("ema") is None else start["ema"])
+    except UserError as error:
+        raise DataError(f"init: {path}: {error}") from error
 
 
 def official_swinir(content: Any) -> Mapping[str, Any] | None:

@@ -92,7 +92,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         DataError: missing, truncated or damaged, holds code, or is no checkpoint.
     """
     path = Path(path)
-    checkpoint = read_tensors(path)
+    return as_checkpoint(read_tensors(path), path)
+
+
+def as_checkpoint(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """What `read_tensors` found in a file, if it is a whole checkpoint; else DataError."""
     problem = layout_problem(checkpoint)
     if problem:
         raise DataError(f"{path}: no checkpoint ({problem})")
