@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import errno
@@ -89,6 +90,17 @@ class Worker(multiprocessing.Process):
         if self.is_alive():
             self.kill()
             super().join(GRACE)
+
+
+@atexit.register  # after that of multiprocessing, which is imported above, and so called before it
+def kill_workers() -> None:
+    """Kill loader processes before Python's exit handler removes the semaphores of their queues.
+
+    One that is still starting would miss them, and print a traceback below the user's own.
+    """
+    for process in multiprocessing.active_children():
+        if isinstance(process, Worker):
+            process.kill()
 
 
 class Loader(DataLoader[Any]):

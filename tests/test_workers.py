@@ -190,3 +190,50 @@ def test_a_full_shared_memory(root: Path, size: str) -> None:
 
 def test_default_workers_are_as_many_as_cores_and_at_most_eight() -> None:
     assert 1 <= default_workers() <= 8
+
+
+ENDING = """
+import multiprocessing, time
+from multiprocessing import util
+from pathlib import Path
+from torch.utils.data import DataLoader
+from engine.workers import Loader
+
+class Late:
+    '''Arrives in a loader process when the main one ends.'''
+    def __reduce__(self):
+        return arrive, ()
+
+def arrive():
+    while not Path("ending").exists():
+        time.sleep(0.01)
+    return Late()
+
+def let_it_arrive():
+    Path("ending").touch()
+    for process in multiprocessing.active_children():
+        multiprocessing.process.BaseProcess.join(process, 60)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    # Of the finalizers that Python's exit handler calls first, the last: the semaphores are gone.
+    util.Finalize(None, let_it_arrive, exitpriority=0)
+    batches = DataLoader.__iter__(Loader(Late(), [0], 1))
+    raise KeyError("of the user")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_still_starts_prints_nothing_at_the_end(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ENDING)
+    ended = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.count("Traceback") == 1
+    assert ended.stderr.endswith("KeyError: 'of the user'\n"), ended.stderr
