@@ -152,7 +152,8 @@ def find_differences(
         same = now.get(key) == before.get(key)
         if not (same or free or (is_place and part in old_files and part in data)):
             given = (show(s[key]) if key in s else "not given" for s in (now, before))
-            yield "{}: {} now, {} then".format(key, *given)
+            why = ", and lr_schedule reaches its lowest rate at that epoch"
+            yield "{}: {} now, {} then{}".format(key, *given, why if key == "epoch_max" else "")
     for part, files in data.items():
         # The contents, written last, are missing in what earlier versions wrote.
         if part in old_files and old_files[part] not in (files, files.split(CONTENTS)[0]):
