@@ -33,7 +33,10 @@ from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import load_model
 from utils import ConfigError
 
-SUITE_OPTIONS = ("scales", "lr", "data_root", "markdown", "panels", "eval_bsize", "cell_max_scale")
+SUITE_OPTIONS = (
+    "predictions", "scales", "lr", "data_root", "markdown", "panels", "eval_bsize",
+    "cell_max_scale",
+)  # fmt: skip
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -80,6 +83,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="override values of the configuration by their dotted paths",
     )
     add = parser.add_argument_group("with --suite").add_argument
+    add(
+        "--predictions",
+        nargs="+",
+        action="extend",
+        metavar="NAME=DIR",
+        help="pictures that another program made, in DIR/SUITE/xS; scored like a model's",
+    )
     add("--scales", nargs="+", metavar="S", help="instead of the paper's; 2.5 and 2x3.5 too")
     add(
         "--lr",
@@ -108,8 +118,8 @@ def check_arguments(options: argparse.Namespace) -> None:
         baselines.check_baseline(name)
     check_metrics(options.metrics)
     import_all(options.imports)
-    if not options.model and not options.baseline:
-        raise ConfigError("give --model MODEL, or --baseline NAME")
+    if not (options.model or options.baseline or options.predictions):
+        raise ConfigError("give --model MODEL, --baseline NAME, or --predictions NAME=DIR")
     if options.config is not None:
         if len(options.model) + len(options.baseline) > 1:
             raise ConfigError("--config takes one --model or one --baseline; --suite takes several")

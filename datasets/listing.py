@@ -23,6 +23,8 @@ ENDING = re.compile(
     r"(x[0-9]+(?:\.[0-9]+)?[a-z]?|srf[\W_]*[0-9]+|lr(?:bi|bd|dn)?[0-9]*|[hs]r|gt|bicubic)[\s_.-]*$"
 )
 RESOLUTIONS = ("lr", "hr", "sr", "gt")
+# What programs add to the names of their results: the last word of baby_x2_EDSR, no number.
+LAST_WORD = re.compile(r"[\W_]+([^\W_]*[^\W_0-9][^\W_]*)[\W_]*$")
 WORD = re.compile(r"[0-9]+|[^\W0-9_]+|[^\w\s.-]")
 
 Key = tuple[tuple[int, int | str], ...]
@@ -195,6 +197,33 @@ def match_pairs(low: Sequence[Path], high: Sequence[Path]) -> list[Path]:
     )
 
 
+def match_some(found: Sequence[Path], wanted: Sequence[Path]) -> list[Path]:
+    """The one of `found` for each of `wanted`, by their names as in `match_pairs`.
+
+    Words that all names of `found` end with are no part of them: baby_x2_EDSR is baby.
+
+    Raises:
+        DataError: some have none, or several.
+    """
+    folder, fewest = found[0].parent, list(wanted)
+    stems: list[str] | None = [path.stem for path in found]
+    while stems is not None:
+        for ignore_affixes in (False, True):
+            keys = name_keys([f"{stem}.png" for stem in stems], ignore_affixes)
+            others = name_keys([path.name for path in wanted], ignore_affixes)
+            missing = [path for key, path in zip(others, wanted, strict=True) if key not in keys]
+            if not missing:
+                if any(keys.count(key) > 1 or others.count(key) > 1 for key in others):
+                    raise DataError(f"{folder}: pictures of {wanted[0].parent} not told apart")
+                return [found[keys.index(key)] for key in others]
+            fewest = min(fewest, missing, key=len)
+        stems = without_ending(stems, LAST_WORD) if len(stems) > 1 else None
+    raise DataError(
+        f"{folder}: {len(fewest)} of {len(wanted)} pictures are missing, the first that of "
+        f"{fewest[0]}"
+    )
+
+
 def name_keys(names: Sequence[str], ignore_affixes: bool) -> list[Key]:
     """What must be equal in the names of a pair: their words and numbers.
 
@@ -202,11 +231,8 @@ def name_keys(names: Sequence[str], ignore_affixes: bool) -> list[Key]:
         ignore_affixes: leave out the words, not the numbers, that all names begin or end with.
     """
     stems = [unicodedata.normalize("NFC", Path(name).stem).casefold() for name in names]
-    while True:
-        matches = [match for stem in stems if (match := ENDING.search(stem)) and match.start()]
-        if len(matches) < len(stems) or len({match[1] for match in matches}) != 1:
-            break
-        stems = [match.string[: match.start()] for match in matches]
+    while (shorter := without_ending(stems, ENDING)) is not None:
+        stems = shorter
     words = [WORD.findall(stem) for stem in stems]
     if ignore_affixes:
         words = [[word for word in row if word not in RESOLUTIONS] for row in words]
@@ -217,3 +243,11 @@ def name_keys(names: Sequence[str], ignore_affixes: bool) -> list[Key]:
                 for row in words:
                     del row[place]
     return [tuple((0, int(w)) if w.isdecimal() else (1, w) for w in row) for row in words]
+
+
+def without_ending(stems: Sequence[str], pattern: re.Pattern[str]) -> list[str] | None:
+    """Names without what all of them end with by a pattern; None where they don't."""
+    matches = [match for stem in stems if (match := pattern.search(stem)) and match.start()]
+    if len(matches) < len(stems) or len({match[1] for match in matches}) != 1:
+        return None
+    return [match.string[: match.start()] for match in matches]

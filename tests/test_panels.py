@@ -252,9 +252,8 @@ def test_long_names_are_shortened_and_stay_distinct(tmp_path: Path) -> None:
         os.rename(tmp_path / "short.png", folder / ("x" * 250 + end + ".png"))
     suite = Pictures(find_suite(str(folder), tmp_path), [(2.0, 2.0)], "pil")
     figures = SuiteFigures(tmp_path / "images", tmp_path / "panels", [suite], ["m" * 300])
-    files = [
-        file for index in (0, 1) for part in figures.paths(suite, index, (2, 2)) for file in part
-    ]
+    parts = [figures.paths(suite, index, (2, 2), ["m" * 300]) for index in (0, 1)]
+    files = [file for part in parts for place in part for file in place]
     assert len(set(files)) == 4
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)

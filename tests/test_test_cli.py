@@ -159,7 +159,7 @@ def test_the_normalisation_is_that_of_the_file(
 MISTAKES: list[tuple[int, str, list[Any]]] = [
     (2, "give --config FILE or --suite NAME", []),
     (2, "one of the two", ["--config", "c.yaml", "--suite", "set5", "--model", "m.pth"]),
-    (2, "give --model MODEL, or --baseline NAME", ["--config", "c.yaml"]),
+    (2, "give --model MODEL, --baseline NAME, or --predictions", ["--config", "c.yaml"]),
     (2, "did you mean 'bicubic'", ["--config", "c.yaml", "--baseline", "bicubik"]),
     (2, "one --model or one --baseline", ["--config", "c.yaml", "--model", "a", "--model", "b"]),
     (2, "--scales goes with --suite", ["--config", "c.yaml", "--model", "m.pth", "--scales", "2"]),

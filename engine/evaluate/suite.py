@@ -6,6 +6,7 @@ methods innermost. Results are kept as they come (`engine.evaluate.suite_results
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from engine.distributed import Processes
 from engine.evaluate.evaluate import Picture, from_uint8
 from engine.evaluate.metrics import Measure, make_measures, scale_text
+from engine.evaluate.predictions import Predictions
 from engine.evaluate.suite_data import Image, Pictures, Scale
 from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
@@ -33,13 +35,17 @@ class Method:
     """What enlarges a picture: uint8 (h, w, 3) and (height, width) -> (3, height, width) in [0, 1].
 
     `key` tells two methods apart whatever they are called; `row` is that of the paper's tables.
+    Predictions are those that another program has made already, perhaps not of all scales.
     """
 
     label: str
     key: str
     row: str | None
-    enlarge: Callable[[Image, tuple[int, int]], Picture]
+    enlarge: Callable[[Image, tuple[int, int]], Picture] | Predictions
     about: dict[str, Any]
+
+    def serves(self, pictures: Pictures, scale: Scale) -> bool:
+        return not isinstance(self.enlarge, Predictions) or self.enlarge.has(pictures, scale)
 
 
 def baseline_method(name: str, device: torch.device) -> Method:
@@ -97,6 +103,13 @@ def model_method(
     return Method(label, key, paper_row(spec), enlarge, about)
 
 
+def predictions_method(predictions: Predictions) -> Method:
+    """Pictures of another program."""
+    label, root = predictions.label, str(predictions.root)
+    about = {"label": label, "folder": root, "rounding": "8-bit"}
+    return Method(label, f"predictions:{os.path.abspath(root)}", None, predictions, about)
+
+
 def model_label(path: Path) -> str:
     """What tables call a checkpoint: its name, with the run's folder where the name says little."""
     return f"{path.parent.name}/{path.stem}" if path.stem.startswith("epoch-") else path.stem
@@ -145,7 +158,9 @@ def run_suites(
         for number in bar:
             pictures, index = photographs[number]
             bar.set_postfix_str(f"{pictures.data.name} {pictures.name(index)}")
-            found[number] = measure_photograph(pictures, index, methods, measures, store, figures)
+            found[number] = measure_photograph(
+                pictures, index, methods, measures, store, figures, device
+            )
     finally:
         bar.close()
         store.save()
@@ -160,22 +175,28 @@ def measure_photograph(
     measures: dict[str, Measure],
     store: ResultStore,
     figures: SuiteFigures,
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     """The records of one photograph, by scale and method; those not in the store are computed."""
     records: list[dict[str, Any]] = []
     high = None
     for scale in pictures.scales:
-        keys = [record_key(method, pictures, index, scale) for method in methods]
+        able = [method for method in methods if method.serves(pictures, scale)]
+        keys = [record_key(method, pictures, index, scale) for method in able]
         known = [store.get(key, tuple(measures)) for key in keys]
-        wanted = figures.wants(pictures, index, scale, all(known))
+        labels = [method.label for method in able]
+        wanted = figures.wants(pictures, index, scale, labels, all(known))
         if wanted or not all(known):
             high = pictures.read(index) if high is None else high
             low, truth = pictures.pair(index, high, scale)
         predictions, found = [], []
-        for method, key, record in zip(methods, keys, known, strict=True):
+        for method, key, record in zip(able, keys, known, strict=True):
             if wanted or record is None:
                 started = time.perf_counter()
-                prediction = method.enlarge(low, truth.shape[:2])
+                if isinstance(method.enlarge, Predictions):
+                    prediction = method.enlarge.read(pictures, index, scale).to(device)
+                else:
+                    prediction = method.enlarge(low, truth.shape[:2])
                 seconds = time.perf_counter() - started
                 predictions.append(prediction)
             if record is None:
@@ -211,4 +232,6 @@ def record_key(method: Method, pictures: Pictures, index: int, scale: Scale) -> 
     """Everything that decides a record."""
     place, name, kind = pictures.data.high, pictures.name(index), pictures.data.eval_type(scale)
     source, stamp = pictures.sources[scale], pictures.stamp(index, scale)
+    if isinstance(method.enlarge, Predictions):
+        stamp += f" {method.enlarge.stamp(pictures, index, scale)}"
     return f"{method.key} | {place} | {name} | {kind} | {source} | {stamp} | {torch.__version__}"

@@ -12,7 +12,7 @@ from datasets.image_folder import Folders, ImageFolder, listed_pictures
 from datasets.known import how_to_get, low_folder
 from datasets.listing import match_pairs, user_path
 from datasets.resize import resize_matlab
-from datasets.transforms import cut
+from datasets.transforms import Plan, cut
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
 from engine.evaluate.metrics import EvalType, scale_text
 from utils import ConfigError, DataError, did_you_mean
@@ -149,23 +149,33 @@ class Pictures:
         stats = [Path(file).stat() for file in files]
         return " ".join(f"{stat.st_size}.{stat.st_mtime_ns}" for stat in stats)
 
+    def plan(self, index: int, size: tuple[int, int], scale: Scale) -> Plan:
+        """Which parts of a photograph of that size, and of its low-resolution one, are used."""
+        rng = np.random.default_rng(0)  # whole pictures: nothing is drawn
+        if self.sources[scale] != "supplied":
+            return SRImplicitDownsampled(self.high, scale_min=scale).plan([size], index, rng)
+        pairs = self.pairs[scale]
+        low = pairs.caches[0].size(index)
+        plan = SRImplicitPaired(pairs).plan([low, size], index, rng)
+        if plan.gt.size != (low[0] * scale[0], low[1] * scale[1]):
+            names = pairs.names(index)
+            raise DataError(f"{names[0]}: not {names[1]} at x{scale_text(scale)}")
+        return plan
+
+    def truth_size(self, index: int, scale: Scale) -> tuple[int, int]:
+        """(height, width) of the part that predictions are compared with."""
+        return self.plan(index, self.high.sizes(index)[0], scale).gt.size
+
     def pair(self, index: int, high: Image, scale: Scale) -> tuple[Image, Image]:
         """(low, high) resolution, uint8 (h, w, 3) and (H, W, 3), as the paper's wrappers make them.
 
         Args:
             high: what `read(index)` gave.
         """
-        rng = np.random.default_rng(0)  # whole pictures: nothing is drawn
-        size = high.shape[:2]
+        plan = self.plan(index, (high.shape[0], high.shape[1]), scale)
         if self.sources[scale] == "supplied":
-            pairs = self.pairs[scale]
-            low = pairs.caches[0].pixels(index)
-            plan = SRImplicitPaired(pairs).plan([low.shape[:2], size], index, rng)
-            if plan.gt.size != (low.shape[0] * scale[0], low.shape[1] * scale[1]):
-                names = pairs.names(index)
-                raise DataError(f"{names[0]}: not {names[1]} at x{scale_text(scale)}")
+            low = self.pairs[scale].caches[0].pixels(index)
             return cut((low, high), plan.inp), cut((low, high), plan.gt)
-        plan = SRImplicitDownsampled(self.high, scale_min=scale).plan([size], index, rng)
         truth = cut((high,), plan.gt)
         if self.sources[scale] == "matlab":
             return resize_matlab(truth, plan.inp.size), truth

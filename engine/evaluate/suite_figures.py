@@ -34,7 +34,8 @@ class SuiteFigures:
         labels: Sequence[str],
     ) -> None:
         self.save_images, self.panels = save_images, panels
-        self.methods = distinct([file_part(label) for label in labels])
+        folders = distinct([file_part(label) for label in labels])
+        self.methods = dict(zip(labels, folders, strict=True))
         parts = distinct([file_part(pictures.data.name) for pictures in suites])
         self.parts = dict(zip([pictures.data.name for pictures in suites], parts, strict=True))
         self.stems = {
@@ -45,25 +46,30 @@ class SuiteFigures:
             if folder is not None:
                 make_folder(folder)
 
-    def paths(self, pictures: Pictures, index: int, scale: Scale) -> tuple[list[Path], list[Path]]:
-        """Files of the predictions, in the order of methods, and of the comparison, if wanted."""
+    def paths(
+        self, pictures: Pictures, index: int, scale: Scale, labels: Sequence[str]
+    ) -> tuple[list[Path], list[Path]]:
+        """Files of these methods' predictions, and of the comparison, as far as wanted."""
         suite, at = pictures.data.name, f"x{scale_text(scale)}"
         part, stem = self.parts[suite], self.stems[suite][index]
         images, panels = [], []
         if self.save_images is not None:
-            folders = [self.save_images / method / part / at for method in self.methods]
+            folders = [self.save_images / self.methods[label] / part / at for label in labels]
             images = [folder / fitting_name(stem, ".png") for folder in folders]
         if self.panels is not None:
             panels = [self.panels / fitting_name(f"{part}-{at}-{stem}", ".png")]
         return images, panels
 
-    def wants(self, pictures: Pictures, index: int, scale: Scale, known: bool) -> bool:
+    def wants(
+        self, pictures: Pictures, index: int, scale: Scale, labels: Sequence[str], known: bool
+    ) -> bool:
         """Whether a file of this photograph at this scale is missing, or not of these methods.
 
         Args:
+            labels: those of the methods.
             known: whether all its results are; a new one means that files show another method.
         """
-        images, panels = self.paths(pictures, index, scale)
+        images, panels = self.paths(pictures, index, scale, labels)
         return any(not known or not file.exists() for file in [*images, *panels])
 
     def write(
@@ -80,7 +86,8 @@ class SuiteFigures:
         Args:
             pair: the photograph in low and in high resolution.
         """
-        images, panels = self.paths(pictures, index, scale)
+        labels = [record["method"] for record in records]
+        images, panels = self.paths(pictures, index, scale, labels)
         shown = [
             Shown(record["method"], to_uint8(prediction), f"{record['values']['psnr']:.2f} dB")
             for record, prediction in zip(records, predictions, strict=True)

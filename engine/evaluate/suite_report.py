@@ -18,7 +18,15 @@ from datasets.files import write_whole
 from datasets.known import how_to_get
 from engine import distributed
 from engine.evaluate.metrics import scale_text
-from engine.evaluate.suite import Method, baseline_method, distinct_labels, model_method, run_suites
+from engine.evaluate.predictions import Predictions, find_predictions
+from engine.evaluate.suite import (
+    Method,
+    baseline_method,
+    distinct_labels,
+    model_method,
+    predictions_method,
+    run_suites,
+)
 from engine.evaluate.suite_data import LR_SOURCES, Pictures, SuiteData, find_suite
 from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
@@ -56,7 +64,13 @@ def run_and_report(options: argparse.Namespace) -> None:
     suites, skipped = open_suites(options)
     processes, device = distributed.start(options.gpu)
     precision = settle_precision(device, options.precision or "fp32")
-    methods = make_methods(options, device, precision)
+    predictions = [find_predictions(given, suites) for given in options.predictions or []]
+    methods = make_methods(options, device, precision, predictions)
+    skipped += [
+        Skipped(pictures.data.title, scale_text(scale), reason)
+        for found in predictions
+        for pictures, scale, reason in found.missing
+    ]
     metrics = tuple(dict.fromkeys(["psnr", *options.metrics]))
     path = options.json or progress_path(methods, options)
     store = ResultStore(path, processes.rank, processes.count)
@@ -123,9 +137,15 @@ def open_suites(options: argparse.Namespace) -> tuple[list[Pictures], list[Skipp
     return suites, skipped
 
 
-def make_methods(options: argparse.Namespace, device: torch.device, precision: str) -> list[Method]:
-    """Interpolation baselines first, as in the paper's tables; then models."""
+def make_methods(
+    options: argparse.Namespace,
+    device: torch.device,
+    precision: str,
+    predictions: Sequence[Predictions],
+) -> list[Method]:
+    """Interpolation baselines first, as in the paper's tables; other programs; then models."""
     methods = [baseline_method(name, device) for name in options.baseline]
+    methods += [predictions_method(found) for found in predictions]
     methods += [
         model_method(
             name,
@@ -158,6 +178,11 @@ def suite_table(
     made = "; ".join(f"{' '.join(at)} {LR_SOURCES[source]}" for source, at in sources.items())
     how = measured(pictures.data, metric)
     notes = [f"{len(pictures)} pictures; {how}; predictions of models not rounded", f"LR: {made}"]
+    notes += [
+        f"{method.label}: pictures of 8 bits in {method.about['folder']}"
+        for method in methods
+        if isinstance(method.enlarge, Predictions)
+    ]
     scales = [scale_text(scale) for scale in pictures.scales]
     means = suite_means(pictures, methods, records, metric)
     return make_table(pictures.data.name, metric, pictures.data.title, notes, scales, means)
