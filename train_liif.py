@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     setting = add("--set", nargs="+", action="extend", metavar="KEY=VALUE", help=change)
     setting.dest, setting.default = "overrides", []
     add("--precision", metavar="NAME", help="instead of the configuration's: fp32, bf16 or fp16")
-    add("--init", metavar="FILE", help="start from the weights of a checkpoint, all else fresh")
+    add("--init", metavar="MODEL", help="start from weights, by file or name; all else fresh")
     add("--resume", metavar="auto|FILE", help="go on from the newest whole checkpoint, or a file")
     add("--resume-anyway", action="store_true", help="also where model, data or optimiser differ")
     add("--overwrite", action="store_true", help="start over, removing the folder's run")

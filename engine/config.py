@@ -158,7 +158,7 @@ class TrainConfig:
     resume: str | None = None
     """A checkpoint to go on from, or "auto"."""
     init: str | None = None
-    """A checkpoint whose weights to start from, everything else fresh."""
+    """Weights to start from, a checkpoint or a name as for --model; everything else fresh."""
     epoch_val: PositiveInt | None = None
     """Epochs between validations; none without a validation set."""
     epoch_save: PositiveInt | None = None

@@ -10,12 +10,13 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 import PIL
 import torch
 
+from liif import __version__
 from utils import ConfigError, UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,7 +41,12 @@ def mute(stream: TextIO) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of command lines whose complaints are one line, like all others."""
+    """A parser of command lines: it knows `--version`, and complains in one line like all else."""
+
+    def __init__(self, *, add_help: bool = True, **options: Any) -> None:
+        super().__init__(add_help=add_help, **options)
+        if add_help:
+            self.add_argument("--version", action="version", version=f"liif {__version__}")
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)

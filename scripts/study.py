@@ -238,7 +238,7 @@ def training_seconds(config: TrainConfig, gpu: str | None) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        float(loss)
+        loss.item()
         seconds.append(time.perf_counter() - started)
     steps = config.epoch_max * -(-len(wrapper) // part.batch_size)
     return float(np.median(seconds[1:])) * steps

@@ -204,7 +204,8 @@ def be_command(request: Mapping[str, Any], out: int, err: int) -> NoReturn:
     limit_command(request)
     code = 1
     try:
-        run_script(sys.modules[request["script"].removesuffix(".py")].main)
+        module = request["script"].removesuffix(".py").replace("/", ".")
+        run_script(importlib.import_module(module).main)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:

@@ -17,6 +17,7 @@ import models
 from engine.config import TrainConfig, config_dict
 from engine.runtime import versions
 from engine.weights.checkpoint import as_checkpoint, check_answers, read_tensors
+from engine.weights.pretrained import find_weights
 from models.swinir import SwinIR
 from registry import show
 from utils import DataError, UserError
@@ -150,6 +151,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     """A run before its first step, the weights drawn from the configuration's seed.
 
     Raises:
+        ConfigError: `init` is neither a file nor a known name.
         DataError: weights of `init` that can't be read or do not fit.
     """
     torch.manual_seed(config.seed)
@@ -158,7 +160,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     model = models.make(config.model)
     check_answers(model, config.model["name"])
     if config.init is not None:
-        start_from(model, Path(config.init))
+        start_from(model, config.init)
     model = model.to(device).train()
     make_optimizer = OPTIMIZERS[config.optimizer.name]
     scaled = config.precision == "fp16" and device.type == "cuda"
@@ -171,8 +173,9 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     )
 
 
-def start_from(model: nn.Module, path: Path) -> None:
-    """Take over the weights of a checkpoint, or of a file of SwinIR's authors for the encoder."""
+def start_from(model: nn.Module, name: str) -> None:
+    """Take over weights: a checkpoint's, of a file or a name; SwinIR's own for the encoder."""
+    path = find_weights(name, "init")
     content = read_tensors(path)
     official = official_swinir(content)
     start = as_checkpoint(content, path) if official is None else {}
@@ -182,7 +185,7 @@ def start_from(model: nn.Module, path: Path) -> None:
         else:
             load_state(model, start["model"]["sd"] if start.get("ema") is None else start["ema"])
     except UserError as error:
-        raise DataError(f"init: {path}: {error}") from error
+        raise DataError(f"init: {name}: {error}") from error
 
 
 def official_swinir(content: Any) -> Mapping[str, Any] | None:

@@ -82,8 +82,12 @@ def load_with_spec(
     return module, {key: checkpoint["model"][key] for key in ("name", "args")}
 
 
-def find_weights(model: str | os.PathLike[str] | None = None) -> Path:
-    """The file of a model as `load_model` takes it, fetched where need be; same errors."""
+def find_weights(model: str | os.PathLike[str] | None = None, key: str = "model") -> Path:
+    """The file of a model as `load_model` takes it, fetched where need be; same errors.
+
+    Args:
+        key: the setting that names the model, for messages.
+    """
     if model is None:
         if not DEFAULT.is_file():
             raise ConfigError(
@@ -101,7 +105,7 @@ def find_weights(model: str | os.PathLike[str] | None = None) -> Path:
     if name == DEFAULT.stem:
         return find_weights()
     raise ConfigError(
-        f"model: {name!r} is neither a file nor a known name{did_you_mean(name, names)}; "
+        f"{key}: {name!r} is neither a file nor a known name{did_you_mean(name, names)}; "
         f"allowed: a checkpoint file, {', '.join(names)}"
     )
 
