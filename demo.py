@@ -1,7 +1,8 @@
 """Render photographs at any size.
 
 python demo.py --input in.png --model MODEL.pth --resolution HEIGHT,WIDTH --output out.png
-python demo.py --input in.png --scale 4
+python demo.py in.png --scale 4
+python demo.py photos/ -s 4 -o enlarged/ --recursive --format jpg --suffix _x4
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import liif.packages  # noqa: F401  (before all that may be missing)
 
 # isort: split
 import argparse
-import dataclasses
 import functools
 import math
 import os
@@ -24,23 +24,26 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
-from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES, Photo, read_photo
+from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES
 from engine import distributed
 from engine.distributed import Processes
 from engine.imports import add_import_option, import_all
 from engine.render import ContinuousImage
 from engine.render.baselines import Resized, check_baseline
-from engine.render.jobs import OUTPUT, Job, plan_jobs, share
-from engine.render.photo import Represent, compare, enlarge, find_grid
+from engine.render.batch import Wanted, read_first, render_jobs
+from engine.render.jobs import plan_jobs
+from engine.render.photo import Represent
 from engine.render.video import FORMATS, check_film, film_pixels, frames_of, plan_film, write_film
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import DEFAULT, load_model
 from models.protocol import implicit
-from utils import ConfigError, DataError, UserError
+from utils import ConfigError
 
+# --format -> what names of results may end in.
+WRITTEN = {"png": (".png",), "jpg": (".jpg", ".jpeg"), "webp": (".webp",), "tif": (".tif", ".tiff")}
 PATIENCE = timedelta(days=30)  # a process that has rendered its share waits for the others
 # Options whose value may start with a minus, which argparse would take for another option.
-NUMERIC = ("--resolution", "--scale", "--box", "--max-pixels")
+NUMERIC = ("--resolution", "--scale", "-s", "--box", "--max-pixels")
 
 
 def numbers(text: str, allowed: str, counts: Sequence[int]) -> list[float]:
@@ -69,14 +72,15 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 
 def make_parser() -> Parser:
     parser = Parser(prog="demo.py", description="Render photographs at any size.")
-    parser.add_argument("--input", required=True, nargs="+", help="files, folders or patterns")
+    parser.add_argument("photographs", nargs="*", help="files, folders or patterns")
+    parser.add_argument("-i", "--input", nargs="+", default=[], help="or so")
     parser.add_argument(
-        "--output", help=f"a file ({OUTPUT} if absent); a folder for several photographs"
+        "-o", "--output", help="a file (output.png if absent); a folder for several photographs"
     )
     parser.add_argument("--model", help="a checkpoint, or the name of published weights")
     add_import_option(parser)
     parser.add_argument("--resolution", metavar="HEIGHT,WIDTH", help="size of the result")
-    parser.add_argument("--scale", metavar="S or SY,SX", help="or its size over the input's")
+    parser.add_argument("-s", "--scale", metavar="S or SY,SX", help="or its size over the input's")
     parser.add_argument(
         "--box", metavar="TOP,LEFT,BOTTOM,RIGHT", help="render this part (input pixels)"
     )
@@ -90,6 +94,11 @@ def make_parser() -> Parser:
     parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
     parser.add_argument(
         "--cell-max-scale", metavar="S", type=float, help="no smaller cell than that of xS"
+    )
+    parser.add_argument("--recursive", action="store_true", help="subfolders of folders too")
+    parser.add_argument("--format", choices=[*WRITTEN], help="of results in a folder")
+    parser.add_argument(
+        "--suffix", default="", metavar="TEXT", help="_x4 makes photo_x4.png of photo.png"
     )
     parser.add_argument("--overwrite", action="store_true", help="redo results that are there")
     parser.add_argument(
@@ -109,7 +118,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
-    options = make_parser().parse_args(joined)
+    options = make_parser().parse_intermixed_args(joined)
+    options.input = [*options.photographs, *options.input]
     if options.scale is not None:
         options.scale = utils.parse_scale(options.scale, "--scale")
     for name, read in (("resolution", parse_resolution), ("box", parse_box)):
@@ -124,6 +134,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> None:
     """What must be there, and what excludes each other, before anything is read."""
+    if not options.input:
+        raise ConfigError("photographs: missing; allowed: files, folders or patterns")
+    if options.suffix != os.path.basename(options.suffix):
+        raise ConfigError(f"--suffix: {options.suffix!r} given; allowed: text without folders")
     film = options.zoom_video is not None
     if film:
         check_film(Path(options.zoom_video))
@@ -173,14 +187,6 @@ def find_method(options: argparse.Namespace, processes: Processes) -> tuple[Repr
     return represent, Path(options.model or DEFAULT).stem
 
 
-def read_first(path: Path, max_pixels: int) -> Photo:
-    """The photograph in a file, the first where it holds several, with a line that says so."""
-    photo = read_photo(path, max_pixels, "--max-pixels")
-    if photo.pictures > 1:
-        say(f"{path}: {photo.pictures} pictures (frames or pages); the first is used")
-    return photo
-
-
 def render_film(options: argparse.Namespace) -> None:
     """Read one photograph and write the film of it."""
     path = Path(options.zoom_video)
@@ -188,93 +194,35 @@ def render_film(options: argparse.Namespace) -> None:
     if several:
         raise ConfigError("--zoom-video: several photographs given; allowed: one")
     represent, _ = find_method(options, Processes())
-    photo = read_first(jobs[0].source, options.max_pixels)
+    photo = read_first(jobs[0], options.max_pixels)
     pixels = film_pixels(photo.pixels)
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
     with tqdm(desc=path.name, total=len(film.boxes), unit="frame", disable=None) as bar:
         write_film(path, frames_of(pixels, film, represent(pixels), bar.update))
 
 
-def render_one(job: Job, represent: Represent, name: str, options: argparse.Namespace) -> None:
-    """Read one photograph and write its result, with a bar of the pixels done and to do."""
-    photo = read_first(job.source, options.max_pixels)
-    if options.strip_metadata:
-        photo = dataclasses.replace(photo, metadata={})
-    size = (photo.pixels.shape[0], photo.pixels.shape[1])
-    grid = find_grid(size, options.resolution, options.scale, options.box)
-    with tqdm(
-        desc=job.source.name,
-        total=grid.height * grid.width,
-        unit="px",
-        unit_scale=True,
-        disable=None,  # no bar where standard error is no terminal
-    ) as bar:
-        if options.compare:
-            compare(photo, job, grid, represent, ("bicubic", name), bar.update)
-        else:
-            enlarge(photo, job, grid, represent, bar.update)
-
-
-def render_share(
-    jobs: Sequence[Job], several: bool, represent: Represent, name: str, options: argparse.Namespace
-) -> tuple[int, list[UserError]]:
-    """Render this process's share of the photographs; those whose result is there are skipped.
-
-    Returns:
-        How many were skipped, and what kept others from being rendered.
-    """
-    skipped, errors = 0, []
-    for job in share(jobs):
-        if several and job.target.exists() and not options.overwrite:
-            skipped += 1
-            continue
-        try:
-            render_one(job, represent, name, options)
-        except UserError as error:  # the other photographs can still be rendered
-            message = str(error)
-            if several:
-                named = str(job.source) in message
-                say(f"error: {message}" if named else f"error: {job.source}: {message}")
-            errors.append(type(error)(message))  # the one caught holds on to its pixels
-    return skipped, errors
-
-
-def render_all(options: argparse.Namespace, processes: Processes) -> None:
-    """Render the photographs over all processes, which wait for the last of them.
-
-    Before that none ends on an error: torchrun would end the others, their work unfinished.
-    """
+def render_photographs(options: argparse.Namespace, processes: Processes) -> None:
+    """Plan and render, over all processes."""
+    suffixes = WRITTEN[options.format] if options.format else WRITTEN_SUFFIXES
+    where = options.input, options.output, suffixes, options.suffix, options.recursive
     (jobs, several), (represent, name) = processes.all_or_none(
-        lambda: (
-            plan_jobs(options.input, options.output, WRITTEN_SUFFIXES),
-            find_method(options, processes),
-        )
+        lambda: (plan_jobs(*where), find_method(options, processes))
     )
-    parts = processes.gather(render_share(jobs, several, represent, name, options))
-    skipped = sum(part for part, _ in parts)
-    errors = [error for _, part in parts for error in part]
-    if skipped and processes.is_main:
-        say(f"{skipped} results were there already; --overwrite renders them again")
-    if errors and not several:
-        processes.raise_once(errors[0])
-    if options.output is None and processes.is_main:
-        say(f"written to {jobs[0].target}")
-    if errors:
-        # A mistake in the options is one that every photograph met.
-        usage = len(errors) == len(jobs) and all(isinstance(e, ConfigError) for e in errors)
-        kind = ConfigError if usage else DataError
-        text = f"{len(errors)} of {len(jobs)} photographs could not be rendered"
-        processes.raise_once(kind(text))
+    kept = ("resolution", "scale", "box", "compare", "strip_metadata", "overwrite", "max_pixels")
+    how = {key: getattr(options, key) for key in kept}
+    enlarges = options.baseline is None
+    wanted = Wanted(represent=represent, name=name, enlarges=enlarges, **how)
+    render_jobs(jobs, several, wanted, processes)
 
 
 def render_together(options: argparse.Namespace) -> None:
-    """`render_all` over the processes that torchrun has started, or by this one alone."""
+    """`render_photographs` over the processes that torchrun has started, or by this one alone."""
     processes = Processes()
     if "MASTER_ADDR" in os.environ:  # without it shares are rendered one by one, each on its own
         processes = distributed.this_process()
         distributed.join(processes, "gloo", PATIENCE)
     with distributed.lost_peers("the same command renders what is missing"):
-        render_all(options, processes)
+        render_photographs(options, processes)
     distributed.stop()
 
 

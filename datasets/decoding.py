@@ -213,9 +213,9 @@ def pillow_pixels(image: Image.Image) -> np.ndarray:
     mode = image.mode
     if mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif mode in ("1", "La", "RGBa"):
-        image = image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}[mode])
-    elif mode in ("RGBX", "CMYK", "YCbCr", "LAB"):
+    elif mode in ("1", "La", "RGBa", "PA"):
+        image = image.convert({"1": "L", "La": "LA"}.get(mode, "RGBA"))
+    elif mode in ("RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if mode == "I":  # of PGM with more than 8 bits, whose numbers Pillow spreads over 16

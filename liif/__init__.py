@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import torch
+    from PIL.Image import Image
     from torch import Tensor, nn
 
     from engine.render import ContinuousImage
@@ -91,7 +92,7 @@ def load_model(
 
 
 def continuous_image(
-    photo: str | os.PathLike[str] | np.ndarray | Tensor,
+    photo: str | os.PathLike[str] | Image | np.ndarray | Tensor,
     model: str | os.PathLike[str] | nn.Module | None = None,
     device: str | torch.device | None = None,
     precision: str = "fp32",

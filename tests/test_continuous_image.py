@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageCms
 from torch import nn
 
 import models
 import utils
+from datasets.images import Photo, read_photo, write_photo
 from engine.render import ContinuousImage
 from engine.render.pixels import to_network
+from engine.render.resampling import resample_rows
 from engine.render.tiling import BAND, WINDOW, Grid, Layout, chunks, make_plan, positions
 from tests.tiled import in_one_piece, picture, tiled
 from utils import ConfigError, DataError
@@ -340,7 +345,9 @@ def counting(encoder: nn.Module, calls: list[Any]) -> Any:
     return lambda inp: calls.append(inp.shape) or forward(inp)
 
 
-@pytest.mark.parametrize("kind", ["uint8", "uint16", "float", "tensor", "grey", "alpha"])
+@pytest.mark.parametrize(
+    "kind", ["uint8", "uint16", "float", "tensor", "grey", "alpha", "PIL", "turned", "palette"]
+)
 def test_photographs_in_memory(kind: str) -> None:
     pixels = picture(9, 7)
     photos: dict[str, Any] = {
@@ -350,7 +357,11 @@ def test_photographs_in_memory(kind: str) -> None:
         "tensor": torch.from_numpy(pixels / 255).permute(2, 0, 1),
         "grey": pixels[..., 0],
         "alpha": np.concatenate([pixels, pixels[..., :1]], axis=2),
+        "PIL": Image.fromarray(pixels),
+        "turned": Image.fromarray(np.rot90(pixels)),
+        "palette": Image.fromarray(pixels).quantize(63),  # as many as there are pixels
     }
+    photos["turned"].getexif()[274] = 6  # upright after a quarter to the right
     image = ContinuousImage.represent(photos[kind], MODELS["liif-111"])
     seen = pixels[..., [0, 0, 0]] if kind == "grey" else pixels
     expected = in_one_piece(MODELS["liif-111"], seen, 18, 14)
@@ -363,6 +374,7 @@ def test_photographs_in_memory(kind: str) -> None:
         (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\)"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros((4, 4, 3), np.int64), "int64"),
+        (None, "a NoneType given; allowed: a file's name, a PIL.Image"),
         (np.full((4, 4, 3), 200.0), "outside"),
         (np.full((4, 4, 3), np.nan), "outside"),
         (torch.zeros(1, 3, 4, 4), r"\(1, 3, 4, 4\)"),
@@ -417,6 +429,80 @@ def test_what_is_no_representation_is_refused(tmp_path: Any) -> None:
     (tmp_path / "short").write_bytes(whole.read_bytes()[:1000])
     with pytest.raises(DataError, match="short"):
         ContinuousImage.load(tmp_path / "short")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2.5, 4), "2.5x4 pixels asked for; allowed: whole numbers"),
+        ((4, "4"), "4x4 pixels asked for; allowed: whole numbers"),
+        ((4, 4, (0, 1, 2)), "box: .*; allowed: four numbers"),
+        ((4, 4, (0, 0, 9, 99)), "box: 0,0,9,99 given"),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ContinuousImage.represent(picture(9, 7), MODELS["liif-111"]).render(*arguments)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_results_go_to_files_with_what_the_photograph_has(
+    channels: int, dtype: Any, tmp_path: Path
+) -> None:
+    pixels = (
+        np.random.default_rng(0).integers(1, np.iinfo(dtype).max, (9, 7, channels)).astype(dtype)
+    )
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    write_photo(tmp_path / "in.png", Photo(pixels, icc if channels > 2 else None, (300.0, 300.0)))
+    image = ContinuousImage.represent(tmp_path / "in.png", MODELS["liif-111"])
+    assert image.render_to(tmp_path / "out.png", scale=(2, 3)) == (18, 21)
+    written, top = read_photo(tmp_path / "out.png"), np.iinfo(dtype).max
+    assert (written.pixels.shape, written.pixels.dtype) == ((18, 21, channels), dtype)
+    assert written.icc == image.photo.icc
+    assert written.dpi == pytest.approx((300, 300), rel=0.01)
+    colours = image.render(18, 21).permute(1, 2, 0).numpy()
+    colours = colours if channels > 2 else colours.mean(axis=2, keepdims=True)
+    ours = written.pixels[..., : 3 if channels > 2 else 1]
+    assert np.abs(ours - colours * top).max() <= 1.01
+    assert image.render_to(tmp_path / "less.png", 4, 3) == (4, 3)
+    assert np.array_equal(
+        read_photo(tmp_path / "less.png").pixels, resample_rows(pixels, Grid((9, 7), 4, 3), (0, 4))
+    )
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    spec = SPECS["liif-111"]
+    image = ContinuousImage.represent(picture(9, 7), MODELS["liif-111"], spec=spec)
+    for wrong in (
+        {},
+        {"height": 4},
+        {"height": 4, "width": 4, "scale": 2},
+        {"width": 4, "scale": 2},
+    ):
+        with pytest.raises(ConfigError, match="allowed: height and width, or scale"):
+            image.render_to(tmp_path / "out.png", **wrong)
+    with pytest.raises(ConfigError, match="scale: '0,0' given"):
+        image.render_to(tmp_path / "out.png", scale=0)
+    with pytest.raises(DataError, match=r"out\.gif"):
+        image.render_to(tmp_path / "out.gif", scale=2)
+    image.save(tmp_path / "image.liif")
+    loaded = ContinuousImage.load(tmp_path / "image.liif", "cpu")
+    with pytest.raises(ConfigError, match="4x4 pixels asked for; allowed without the photograph"):
+        loaded.render_to(tmp_path / "out.png", 4, 4)
+    loaded.render_to(tmp_path / "again.png", scale=2)
+    image.render_to(tmp_path / "out.png", scale=2)
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out.png").read_bytes()
+
+
+def test_what_notebooks_show() -> None:
+    image = ContinuousImage.represent(picture(64, 32), MODELS["liif-111"], spec=SPECS["liif-111"])
+    assert repr(image) == "<ContinuousImage of 64x32 pixels by liif, fp32 on cpu>"
+    content = image._repr_png_()
+    assert content is not None
+    with Image.open(io.BytesIO(content)) as shown:
+        expected = image.render(512, 256).permute(1, 2, 0).mul(255).round().byte()
+        assert np.array_equal(np.asarray(shown), expected)
 
 
 @pytest.mark.cuda

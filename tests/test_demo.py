@@ -109,7 +109,8 @@ def test_nothing_but_a_photograph_and_a_scale(
 ) -> None:
     (tmp_path / "here").mkdir()
     ended = commands.run("demo.py", "--input", photo, "--scale", "4", folder=tmp_path / "here")
-    assert (ended.code, ended.err) == (0, "written to output.png\n")
+    assert ended.code == 0
+    assert re.fullmatch(r"output.png: 80x120 pixels, [0-9.]+ kB, [0-9.]+ s\n", ended.err)
     expected = ContinuousImage.represent(photo).render(80, 120)
     expected = expected.mul(255).round().byte().permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(read_rgb(tmp_path / "here" / "output.png"), expected)
@@ -127,12 +128,29 @@ def test_several_photographs_need_a_folder(
 
 @pytest.mark.parametrize(
     ("given", "size"),
-    [("3.7", (74, 111)), ("2,3.5", (40, 105)), ("0.5", (10, 15)), ("4", (80, 120))],
+    [("3.7", (74, 111)), ("2,3.5", (40, 105)), ("1", (20, 30)), ("4", (80, 120))],
 )
 def test_scale(given: str, size: tuple[int, int], model_file: Path, photo: Path) -> None:
     output = photo.parent / "out.png"
     run("--input", photo, "--model", model_file, "--output", output, "--scale", given)
     np.testing.assert_array_equal(read_rgb(output), rendered(model_file, photo, *size))
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [("0.5", (10, 15)), ("0.99,2", (20, 60)), ("0.4,0.7", (8, 21))]
+)
+def test_what_reduces_is_averaged(
+    given: str, size: tuple[int, int], photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A decoder asked for fewer pixels samples, and shows moire; bicubic is Pillow's own."""
+    output = photo.parent / "out.png"
+    run("-i", photo, "-o", output, "-s", given)
+    reduced = size[0] < 20 or size[1] < 30
+    assert ("reduced by bicubic" in capsys.readouterr().err) == reduced
+    if reduced:
+        np.testing.assert_array_equal(read_rgb(output), resize_pil(read_rgb(photo), size))
+    with pytest.raises(ConfigError, match="--compare: 8x21 pixels of 20x30 asked for; allowed: en"):
+        run("-i", photo, "-o", output, "-s", "0.4,0.7", "--compare")
 
 
 def test_box(model_file: Path, photo: Path) -> None:
@@ -141,8 +159,8 @@ def test_box(model_file: Path, photo: Path) -> None:
     run(*args, "--scale", "4", "--box", "2.5,4,10,17.25")
     expected = rendered(model_file, photo, 80, 120)[10:40, 16:69]
     np.testing.assert_array_equal(read_rgb(output), expected)
-    run(*args, "--resolution", "7,9", "--box", "2.5,4,10,17.25")
-    image = ContinuousImage.represent(photo, model_file).render(7, 9, (2.5, 4, 10, 17.25))
+    run(*args, "--resolution", "17,19", "--box", "2.5,4,10,17.25")
+    image = ContinuousImage.represent(photo, model_file).render(17, 19, (2.5, 4, 10, 17.25))
     by_hand = np.round(image.permute(1, 2, 0).numpy() * 255)
     np.testing.assert_array_equal(read_rgb(output), by_hand)
 
@@ -360,12 +378,71 @@ def test_what_is_there_is_skipped(
     run(*args)
     whole = contents(out)
     (out / "p2.png").unlink()
-    (out / "p4.png").write_bytes(b"someone's own")
+    write_rgb(out / "p4.png", picture(7, 7))  # of another scale
+    (out / "p5.png").write_bytes(b"no picture")
+    capsys.readouterr()
     run(*args)
-    assert "4 results were there already" in capsys.readouterr().err
-    assert contents(out) == {**whole, "p4.png": b"someone's own"}
+    *lines, last = capsys.readouterr().err.splitlines()[-4:]
+    named = "2 results of this size were there already (p1.png, p3.png); --overwrite renders"
+    assert last.startswith(named)
+    said = [
+        ("2/5", "p2.png", "16x18", ""),
+        *((f"{n}/5", f"p{n}.png", f"{12 + 2 * n}x18", "; replaces what was there") for n in (4, 5)),
+    ]
+    for line, (place, name, size, note) in zip(lines, said, strict=True):
+        start = re.escape(f"{place} {out / name}: {size} pixels, ")
+        assert re.fullmatch(rf"{start}[0-9.]+ kB, [0-9.]+ s{note}", line)
+    assert contents(out) == whole
     run(*args, "--overwrite")
     assert contents(out) == whole
+    run(*args[:-1], "3")
+    assert read_size(out / "p1.png") == (21, 27), "of another scale"
+    assert run(*args, "--compare") == run(*args, "--compare") == 0
+    assert "5 results of this size" in capsys.readouterr().err
+
+
+def test_names_and_formats_of_results(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "trip" / "beach").mkdir(parents=True)
+    write_rgb(folder / "trip" / "a.webp", picture(6, 7))
+    write_rgb(folder / "trip" / "beach" / "p1.png", picture(5, 7))
+    out = folder / "out"  # below the photographs: no photograph the next time
+    args = ("--baseline", "bicubic", "-s", "2", "-o", out, "--format", "jpg", "--suffix", "_x2")
+    for message in ("7/7 ", "7 results of this size were there already"):
+        assert run(folder, *args, "--recursive") == 0
+        assert message in capsys.readouterr().err
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert found == [*(f"p{n}_x2.jpg" for n in range(1, 6)), "trip/a_x2.jpg",
+                     "trip/beach/p1_x2.jpg"]  # fmt: skip
+    assert read_size(out / "trip" / "beach" / "p1_x2.jpg") == (10, 14)
+    with Image.open(out / "p1_x2.jpg") as image:
+        assert image.format == "JPEG"
+
+
+def test_one_photograph_needs_no_option_names(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    args = ("--baseline", "bicubic", "--scale", "2", "photo.png", "--format", "webp")
+    for note in ("", "; replaces what was there"):
+        assert run(*args) == 0
+        said = capsys.readouterr().err
+        assert re.fullmatch(rf"output.webp: 40x60 pixels, [0-9.]+ kB, [0-9.]+ s{note}\n", said)
+
+
+@pytest.mark.parametrize("scale", [1, 4, 60])
+def test_labels_grow_with_the_picture(scale: int, photo: Path) -> None:
+    """Letters are a twentieth of the shorter side, and no smaller than can be read."""
+    output = photo.parent / "out.png"
+    run(photo, "-s", scale, "-o", output, "--compare", "--baseline", "lanczos")
+    both = read_rgb(output)
+    label = both[: both.shape[0] - 20 * scale]
+    rows = np.flatnonzero((label < 128).any(axis=(1, 2)))
+    letters = max(14, scale)
+    assert 0.3 * letters <= rows[-1] - rows[0] + 1 <= letters
+    for half in (label[:, : 30 * scale], label[:, -30 * scale :]):
+        assert (half < 128).any(), "no name over this half"
 
 
 def test_processes_share_a_folder(model_file: Path, folder: Path, tmp_path: Path) -> None:
@@ -465,7 +542,7 @@ def test_a_box_outside_one_photograph_does_not_stop_the_others(
     args = ("--input", folder, "--model", model_file, "--output", tmp_path / "out", "--scale", "2")
     with pytest.raises(DataError, match="1 of 5 photographs could not be rendered"):
         run(*args, "--box", "0,0,6,6")
-    error = capsys.readouterr().err.splitlines()[-1]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line[:5] == "error"]
     assert re.fullmatch(r"error: \S*p2.png: box: 0,0,6,6 given.*", error)
     assert sorted(contents(tmp_path / "out")) == ["p1.png", "p3.png", "p4.png", "p5.png"]
     with pytest.raises(ConfigError, match="5 of 5 photographs could not be rendered"):
@@ -490,6 +567,10 @@ BAD: list[tuple[Sequence[str], type[UserError], str]] = [
     (["--scale", "inf"], ConfigError, "--scale: 'inf' given"),
     (["--scale", "1,2,3"], ConfigError, "--scale: '1,2,3' given"),
     (["--scale", "2", "--resolution", "4,4"], ConfigError, "both given"),
+    (["--scale", "2", "--suffix", "a/b"], ConfigError, "--suffix: 'a/b' given; allowed: text"),
+    (["--scale", "2", "--suffix", "_x2"], ConfigError, "--suffix: given with the file"),
+    (["--scale", "2", "--format", "gif"], ConfigError, "--format: invalid choice: 'gif'"),
+    (["--scale", "2", "--format", "jpg"], ConfigError, "a name that ends in .jpg, .jpeg"),
     ([], ConfigError, "--resolution or --scale: missing"),
     (["--scale", "2", "--box", "1,2,3"], ConfigError, "--box: '1,2,3' given"),
     (["--scale", "2", "--box", "-1,0,5,5"], ConfigError, "box: -1,0,5,5 given"),

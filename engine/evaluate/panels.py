@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 from torch import nn
 
 from datasets.resize import resize_pil
@@ -22,6 +21,7 @@ from engine.evaluate.evaluate import evaluating, from_uint8, to_uint8
 from engine.evaluate.metrics import EvalType, psnr
 from engine.render import baselines, render_once
 from engine.render.baselines import Image
+from engine.render.labels import fitted, font
 
 SURFACE, INK, SOFT, MARK = (252, 252, 252), (11, 11, 11), (82, 82, 82), (227, 73, 72)
 # Colours of errors, from none to the largest.
@@ -128,21 +128,6 @@ def head(title: str, width: int, largest: float) -> Image:
     draw.text((x - 8, HEAD / 2), "error: 0", SOFT, font(16), anchor="rm")
     draw.text((x + KEY + 8, HEAD / 2), f"{largest:.0f}/255 and more", SOFT, font(16), anchor="lm")
     return np.asarray(paper)
-
-
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own typeface, so that no font has to be installed."""
-    return ImageFont.load_default(size)
-
-
-def fitted(text: str, size: int, width: float) -> str:
-    """The text, its middle left out if it is wider than that."""
-    short, keep = text, len(text)
-    while font(size).getlength(short) > width and keep > 2:
-        keep -= 1
-        short = f"{text[: (keep + 1) // 2]}…{text[-(keep // 2) :]}"
-    return short
 
 
 def error_colours(error: np.ndarray, largest: float) -> np.ndarray:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.images import Photo
 from engine.config import DataNorm
 from engine.normalisation import denormalise, norm_of
 from engine.render import saved
 from engine.render.features import Source, Statistic
-from engine.render.pixels import PathLike, Photograph, as_pixels, extended, mirrored, rgb, to_pixels
+from engine.render.photo import checked_grid, enlarge, preview, written_from
+from engine.render.pixels import (
+    PathLike,
+    Photograph,
+    Report,
+    as_photo,
+    extended,
+    mirrored,
+    to_pixels,
+)
 from engine.render.tiling import Box, Grid, Plan, make_plan
 from engine.runtime import choose_device, usable_precision
 from engine.weights.pretrained import load_with_spec
 from models.protocol import Features, each_map, implicit
 from utils import ConfigError
-
-Report = Callable[[int], object]  # told how many pixels are done since the last time
-FLIPS = ((), (0,), (1,), (0, 1))  # of rows, of columns
 
 
 class ContinuousImage:
@@ -36,6 +42,7 @@ class ContinuousImage:
 
     Attributes:
         size: (height, width) of the photograph in pixels.
+        photo: its pixels, and what else its file holds; None where `load` made this.
     """
 
     def __init__(
@@ -43,7 +50,7 @@ class ContinuousImage:
         model: nn.Module,
         size: tuple[int, int],
         device: torch.device,
-        pixels: np.ndarray | None = None,
+        photo: Photo | None = None,
         features: Features | None = None,
         precision: str = "fp32",
         spec: Mapping[str, Any] | None = None,
@@ -55,6 +62,7 @@ class ContinuousImage:
     ) -> None:
         self.model = implicit(model).to(device).eval()
         self.size = size
+        self.photo = photo
         self.precision = usable_precision(device, precision)
         self.spec = spec
         self.norm = data_norm or norm_of(model)
@@ -64,8 +72,7 @@ class ContinuousImage:
         self.window = self.model.window if window is None else window
         # Of the picture that is encoded, to which all coordinates and cells below refer.
         self._size = extended(size[0], self.window), extended(size[1], self.window)
-        if pixels is not None:
-            pixels = mirrored(pixels, self._size)
+        pixels = None if photo is None else mirrored(photo.pixels, self._size)
         self._source = Source(
             *(self.model, self._size, device, self.precision, self.norm, pixels, features),
             shown=size,
@@ -94,8 +101,8 @@ class ContinuousImage:
         """Represent a photograph by what a model makes of it.
 
         Args:
-            photo: a file; an array (H, W) or (H, W, 3) or a tensor (3, H, W), whole numbers of 8
-                or 16 bits over their range, or float in [0, 1].
+            photo: a file; a `PIL.Image`; an array (H, W) or (H, W, 3) or a tensor (3, H, W),
+                whole numbers of 8 or 16 bits over their range, or float in [0, 1].
             model: as `engine.weights.pretrained.load_model` takes it, or a model.
             device: where to work; default: that of the model, or the best there is.
             precision: fp32, bf16 (fp32 on a CPU that has none), or on CUDA fp16.
@@ -120,16 +127,16 @@ class ContinuousImage:
         Raises:
             ConfigError, DataError: in one line, what can't be used and why.
         """
-        pixels = as_pixels(photo)
+        given = as_photo(photo)
         if isinstance(model, nn.Module):
             place = torch.device(device) if device else next(model.parameters()).device
             module = model
         else:
             place = torch.device(device) if device else choose_device()
             module, spec = load_with_spec(model, place, raw_weights)
-        size = pixels.shape[0], pixels.shape[1]
+        size = given.pixels.shape[0], given.pixels.shape[1]
         how = precision, spec, data_norm, eval_bsize, cell_max_scale, window, statistic
-        image = cls(module, size, place, pixels, None, *how)
+        image = cls(module, size, place, given, None, *how)
         if keep_features or image.model.halo is None:
             image.keep()
         return image
@@ -153,6 +160,8 @@ class ContinuousImage:
     def render(self, height: int, width: int, box: Box | None = None, clamp: bool = True) -> Tensor:
         """The photograph, or a part of it, in any number of pixels.
 
+        Fewer pixels than the photograph's are samples of it, not averages as in `render_to`.
+
         Args:
             height, width: of the result.
             box: (top, left, bottom, right) in pixels of the photograph, fractions allowed.
@@ -162,7 +171,7 @@ class ContinuousImage:
             float32 (3, height, width) in [0, 1], on the CPU.
 
         Raises:
-            ConfigError: no pixels, or a box that is empty or not inside the photograph.
+            ConfigError: no whole numbers from 1 on; a box that is empty or not inside the picture.
         """
         grid = Grid(self.size, height, width, box)
         picture, top = torch.empty(3, height, width), 0
@@ -170,6 +179,46 @@ class ContinuousImage:
             picture[:, top : top + len(band)] = torch.from_numpy(band).permute(2, 0, 1)
             top += len(band)
         return picture
+
+    def render_to(
+        self,
+        path: PathLike,
+        height: int | None = None,
+        width: int | None = None,
+        box: Box | None = None,
+        *,
+        scale: float | tuple[float, float] | None = None,
+    ) -> tuple[int, int]:
+        """Write the photograph, or a part of it, as a picture file, in bounded memory.
+
+        Grey, alpha, 16 bits, profile, resolution, EXIF, XMP and comments are kept, where the
+        photograph came with them. What has fewer pixels than the photograph is reduced by
+        bicubic, which averages.
+
+        Args:
+            path: ends in .png, .tif, .tiff, .jpg, .jpeg or .webp.
+            height, width, box: as for `render`.
+            scale: instead of height and width, the enlargement, or (of rows, of columns).
+
+        Returns:
+            (height, width) of the picture written.
+
+        Raises:
+            ConfigError: as `render`, and unless either a scale or a height and a width are given.
+            DataError: the file can't be written.
+        """
+        grid = checked_grid(self.size, height, width, scale, box)
+        photo, image = written_from(self.photo, self, grid)
+        enlarge(photo, Path(path), grid, image)
+        return grid.height, grid.width
+
+    def _repr_png_(self) -> bytes | None:
+        return preview(self.photo, self, self.size)
+
+    def __repr__(self) -> str:
+        name = self.spec["name"] if self.spec else type(self.model).__name__
+        place = f"{self.precision} on {self._source.device}"
+        return f"<ContinuousImage of {self.size[0]}x{self.size[1]} pixels by {name}, {place}>"
 
     def bands(
         self,
@@ -270,35 +319,3 @@ class ContinuousImage:
         """
         place = torch.device(device) if device else choose_device()
         return cls(device=place, **saved.read(Path(path)))
-
-
-def render_once(
-    photo: Photograph,
-    model: nn.Module,
-    size: tuple[int, int],
-    self_ensemble: bool = False,
-    **options: Any,
-) -> Tensor:
-    """A photograph at one size, by a model, encoded window by window.
-
-    Args:
-        photo, options: as `ContinuousImage.represent` takes them.
-        size: (height, width) of the result.
-        self_ensemble: the mean of eight renderings: of the photograph in its four flips, and of
-            these transposed, each turned back.
-
-    Returns:
-        float32 (3, height, width) in [0, 1], on the CPU.
-    """
-    pixels = rgb(as_pixels(photo))
-    orientations = [*itertools.product((False, True), FLIPS)] if self_ensemble else [(False, ())]
-    total = torch.zeros(3, *size)
-    for transposed, axes in orientations:
-        turned, asked = np.flip(pixels, axes), size
-        if transposed:  # with a scale per axis, these change places too
-            turned, asked = turned.swapaxes(0, 1), (size[1], size[0])
-        image = ContinuousImage.represent(turned, model, keep_features=False, **options)
-        picture = image.render(*asked, clamp=False)
-        picture = picture.transpose(1, 2) if transposed else picture
-        total += picture.flip([axis + 1 for axis in axes])
-    return total.div_(len(orientations)).clamp_(0, 1)

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from datasets.files import check_writable, fitting_name, make_folder
 from datasets.listing import is_hidden, is_picture, list_pictures, report_left_out, user_path
 from utils import ConfigError, DataError, natural_key
 
-OUTPUT = "output.png"  # where one photograph goes when nothing is said
+OUTPUT = "output"  # what the result of one photograph is called when nothing is said
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -25,35 +27,48 @@ class Job:
 
 
 def plan_jobs(
-    inputs: Sequence[str], output: str | None, suffixes: Sequence[str]
+    inputs: Sequence[str],
+    output: str | None,
+    suffixes: Sequence[str],
+    ending: str = "",
+    recursive: bool = False,
 ) -> tuple[list[Job], bool]:
     """The jobs in natural order of each input's names, and whether the output is a folder.
 
     Args:
         inputs: files, folders (their pictures), and patterns with `*`, `?` or `[...]`.
-        output: a file for one file, `OUTPUT` if None; a folder for anything else. Folders that
-            are missing are made.
+        output: a file for one file, `OUTPUT` with the first suffix if None; a folder for anything
+            else. Folders that are missing are made.
         suffixes: what an output's name may end in; the first is that of results in a folder whose
             photograph has another.
+        ending: what the names of results in a folder, and `OUTPUT`, have before their suffix.
+        recursive: also the pictures of the folders' subfolders, whose results go into such
+            subfolders.
 
     Raises:
         ConfigError: an output whose ending says no format, two inputs with one output, or several
             with none.
         DataError: no such file, a folder without pictures, an output that can't be written.
     """
-    groups = [expand(given) for given in inputs]
-    sources = list(dict.fromkeys(path for found, _ in groups for path in found))
-    several = len(inputs) > 1 or groups[0][1]
-    if output is None:
+    found: dict[Path, Path] = {}  # photographs, and their names in a folder for results
+    several = len(inputs) > 1
+    place = None if output is None else user_path(output)
+    for given in inputs:
+        names, many = expand(given, recursive, place)
+        for path, name in names.items():
+            found.setdefault(path, name)
+        several = several or many
+    if place is None:
         if several:
             raise ConfigError("--output: missing; allowed for several photographs: a folder")
-        output = OUTPUT
-    place = user_path(output)
-    into_folder = several or place.is_dir() or output.endswith(("/", os.sep))
+        place = Path(f"{OUTPUT}{ending}{suffixes[0]}")
+    into_folder = several or place.is_dir() or (output or "").endswith(("/", os.sep))
     targets = [place]
     if into_folder:
-        targets = [place / name for name in target_names(sources, suffixes)]
-    jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
+        targets = [place / name for name in target_names([*found.values()], suffixes, ending)]
+    elif ending and output is not None:
+        raise ConfigError(f"--suffix: given with the file {output}; allowed: with a folder")
+    jobs = [Job(source, target) for source, target in zip(found, targets, strict=True)]
     check_targets(jobs, suffixes)
     if into_folder:
         check_folder(place)
@@ -62,15 +77,27 @@ def plan_jobs(
     return jobs, into_folder
 
 
-def expand(given: str) -> tuple[list[Path], bool]:
-    """The pictures that one input means, and whether it may mean several."""
+def expand(
+    given: str, recursive: bool = False, place: Path | None = None
+) -> tuple[dict[Path, Path], bool]:
+    """The pictures that one input means, and whether it may mean several.
+
+    Args:
+        place: for results; what is in such a folder below the one given is no photograph.
+
+    Returns:
+        Paths, and what each is called from the folder given; else their names.
+    """
     path = user_path(given)
     if path.is_dir():
-        return [path / name for name in list_pictures(path)], True
+        names = [Path(name) for name in list_pictures(path, recursive, option="--recursive")]
+        if place is not None and place != path:
+            names = [name for name in names if place not in (path / name).parents] or names
+        return {path / name: name for name in names}, True
     if path.exists() or not glob.has_magic(given):
         if not path.is_file():
             raise DataError(f"{given}: no such file")
-        return [path], False
+        return {path: Path(path.name)}, False
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
     matches = [match for match in matches if not match.is_dir() and not is_hidden(match.name)]
     if not matches:
@@ -81,25 +108,30 @@ def expand(given: str) -> tuple[list[Path], bool]:
         raise DataError(f"{given}: no image matches")
     others = [match.name for match in matches if match not in pictures]
     report_left_out(given, others, len(pictures))
-    return pictures, True
+    return {picture: Path(picture.name) for picture in pictures}, True
 
 
-def target_names(sources: Sequence[Path], suffixes: Sequence[str]) -> list[str]:
-    """What each photograph's result in a folder is called.
+def target_names(sources: Sequence[Path], suffixes: Sequence[str], ending: str = "") -> list[str]:
+    """What each photograph's result in a folder is called, in subfolders as those of the sources.
 
     As the photograph, if results are written in its format; else as it with the first of the
     suffixes: "a.gif" gives "a.png", but "a.gif.png" where something else gives "a.png" as well.
+
+    Args:
+        ending: what follows the stem: "a_x4.png".
     """
+    kept = [source.suffix.lower() in suffixes for source in sources]
     names = [
-        source.name if source.suffix.lower() in suffixes else source.stem + suffixes[0]
-        for source in sources
+        fitting_name(source.stem + ending, source.suffix if keep else suffixes[0])
+        for source, keep in zip(sources, kept, strict=True)
     ]
-    count = Counter(name.casefold() for name in names)
+    places = [str(source.with_name(name)) for source, name in zip(sources, names, strict=True)]
+    count = Counter(place.casefold() for place in places)
     return [
-        name
-        if name == source.name or count[name.casefold()] == 1
-        else fitting_name(source.name, suffixes[0])
-        for name, source in zip(names, sources, strict=True)
+        place
+        if keep or count[place.casefold()] == 1
+        else str(source.with_name(fitting_name(source.name + ending, suffixes[0])))
+        for source, place, keep in zip(sources, places, kept, strict=True)
     ]
 
 
@@ -128,7 +160,7 @@ def check_folder(folder: Path) -> None:
     make_folder(folder)
 
 
-def share(jobs: Sequence[Job]) -> list[Job]:
+def share(jobs: Sequence[Part]) -> list[Part]:
     """This process's part of the jobs, where `torchrun` started several."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return list(jobs[rank::world])

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from datasets.images import read_photo
+from datasets.decoding import pillow_pixels
+from datasets.images import Photo, read_photo
 from datasets.transparency import fill_hidden
 from engine.config import DataNorm
 from engine.normalisation import PAPER, normalise
-from utils import ConfigError
+from utils import ConfigError, DataError
 
 PathLike = str | os.PathLike[str]
-Photograph = PathLike | np.ndarray | Tensor
+Photograph = PathLike | Image.Image | np.ndarray | Tensor
+Report = Callable[[int], object]  # told how many pixels are done since the last time
 
 
-def as_pixels(photo: Photograph) -> np.ndarray:
-    """A photograph as `ContinuousImage.represent` takes it, as (H, W, 1 to 4) with its own type."""
+def as_photo(photo: Photograph) -> Photo:
+    """A photograph as `ContinuousImage.represent` takes it, no colours hidden under its alpha.
+
+    Raises:
+        ConfigError, DataError: in one line, what can't be used and why.
+    """
     if isinstance(photo, (str, os.PathLike)):
-        photo = read_photo(photo).pixels
+        read = read_photo(photo)
+        return replace(read, pixels=fill_hidden(read.pixels))
+    if isinstance(photo, Image.Image):
+        try:
+            icc = None if photo.mode in ("CMYK", "LAB") else photo.info.get("icc_profile")
+            return Photo(fill_hidden(as_pixels(pillow_pixels(ImageOps.exif_transpose(photo)))), icc)
+        except (OSError, ValueError) as error:  # of a file that is read only now
+            raise DataError(f"photo: a picture that can't be read ({error})") from None
     if isinstance(photo, Tensor):
         if photo.dim() != 3:
             raise ConfigError(f"photo: a tensor of shape {tuple(photo.shape)}; allowed: (3, H, W)")
         photo = photo.detach().cpu().permute(1, 2, 0).numpy()
+    if not isinstance(photo, np.ndarray):
+        allowed = "a file's name, a PIL.Image, an array or a tensor"
+        raise ConfigError(f"photo: a {type(photo).__name__} given; allowed: {allowed}")
+    return Photo(fill_hidden(as_pixels(photo)))
+
+
+def as_pixels(photo: np.ndarray) -> np.ndarray:
+    """An array (H, W) or (H, W, 1 to 4) as the latter, its type and values checked."""
     pixels = photo[..., None] if photo.ndim == 2 else photo
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
         raise ConfigError(f"photo: of shape {photo.shape}; allowed: (H, W, 1 to 4)")
@@ -33,7 +57,7 @@ def as_pixels(photo: Photograph) -> np.ndarray:
         raise ConfigError(f"photo: {pixels.dtype}; allowed: uint8, uint16, or float in [0, 1]")
     if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ConfigError("photo: float values outside [0, 1] given; allowed: 0 to 1")
-    return fill_hidden(pixels)
+    return pixels
 
 
 def extended(length: int, window: int) -> int:

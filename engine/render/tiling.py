@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,8 +54,13 @@ class Grid:
     box: Box | None = None
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ConfigError(f"{self.height}x{self.width} pixels asked for; allowed: 1x1 and more")
+        for length in (self.height, self.width):
+            if not isinstance(length, numbers.Integral) or length < 1:
+                raise ConfigError(
+                    f"{self.height}x{self.width} pixels asked for; allowed: whole numbers from 1 on"
+                )
+        if len(self.area) != 4:
+            raise ConfigError(f"box: {self.box} given; allowed: four numbers")
         top, left, bottom, right = self.area
         # Comparisons that nan fails, too.
         if not (0 <= top < bottom <= self.size[0] and 0 <= left < right <= self.size[1]):

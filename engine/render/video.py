@@ -12,7 +12,7 @@ from datasets.encoders import to_8_bits
 from datasets.files import file_errors, replacing
 from datasets.transparency import fill_hidden
 from engine.render.continuous_image import ContinuousImage
-from engine.render.photo import Rendering
+from engine.render.photo import Rendering, reduces
 from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid
@@ -113,21 +113,16 @@ def frames_of(
     """
     size = (pixels.shape[0], pixels.shape[1])
     grids = [Grid(size, *film.resolution, box) for box in film.boxes]
-    boxes = [grid.area for grid in grids if enlarges(grid)]
+    boxes = [grid.area for grid in grids if not reduces(grid)]
     if boxes and isinstance(image, ContinuousImage):
         tops, lefts, bottoms, rights = zip(*boxes, strict=True)
         image.keep((min(tops), min(lefts), max(bottoms), max(rights)))
     for grid in grids:
-        if enlarges(grid):
-            yield np.concatenate([*image.bands(grid, pixels.dtype, lambda done: None)])
-        else:
+        if reduces(grid):
             yield resample_rows(pixels, grid, (0, grid.height))
+        else:
+            yield np.concatenate([*image.bands(grid, pixels.dtype)])
         report(1)
-
-
-def enlarges(grid: Grid) -> bool:
-    top, _, bottom, _ = grid.area
-    return bottom - top < grid.height
 
 
 def film_pixels(pixels: np.ndarray) -> np.ndarray:
