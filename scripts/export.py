@@ -5,8 +5,9 @@
 
 safetensors holds the weights, and the specification {name, args} as JSON under `model` in its
 metadata; every script here takes it as --model. ONNX is two graphs, `encoder.onnx` (inp -> feat)
-and `decoder.onnx` (feat, coord, cell -> rgb), for any batch, size and number of queries;
-`OnnxModel` below runs them. What is written is read back and compared before it counts.
+and `decoder.onnx` (feat, coord, cell -> rgb), for any batch, size and number of queries; a model
+of several maps (LTE) has feat_0, feat_1 and so on in place of feat. `OnnxModel` below runs them.
+What is written is read back and compared before it counts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,7 +33,8 @@ from datasets.files import write_whole
 from engine.imports import add_import_option, import_all
 from engine.runtime import Parser, run_script
 from engine.weights.pretrained import import_optional, load_model, load_with_spec, write_safetensors
-from models.protocol import implicit
+from models.ciaosr import CiaoSR
+from models.protocol import Features, ImplicitModel, implicit, maps_of
 from utils import ConfigError, DataError, make_coord
 
 TOLERANCE = 1e-5
@@ -42,44 +45,75 @@ CHECKS = [((1, 9, 7), (20, 31)), ((2, 16, 24), (33, 24)), ((3, 5, 6), (5, 6))]
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Method(nn.Module):
-    """`gen_feat` or `query_rgb` of a model as a module of its own."""
+class Encoder(nn.Module):
+    """`gen_feat` of a model as a module of its own."""
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: ImplicitModel) -> None:
         super().__init__()
-        self.model = implicit(model)
-        self.name = name
+        self.model = model
+
+    def forward(self, inp: Tensor) -> Features:
+        return self.model.gen_feat(inp)
+
+
+class Decoder(nn.Module):
+    """`query_rgb` of a model as a module of its own: maps, coord and cell -> rgb.
+
+    Args:
+        several: whether features are a tuple of maps.
+    """
+
+    def __init__(self, model: ImplicitModel, several: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.several = several
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return getattr(self.model, self.name)(*inputs)
+        *maps, coord, cell = inputs
+        return self.model.query_rgb(tuple(maps) if self.several else maps[0], coord, cell)
+
+
+def check_graphs(model: ImplicitModel) -> None:
+    """Raises ConfigError for a model whose steps are not the same for every picture and query."""
+    reason = None
+    if model.passes:
+        reason = "sronet's colours depend on a mean over all pixels asked for"
+    elif isinstance(model, CiaoSR):
+        reason = "ciaosr's attention takes as many steps as the picture's size needs"
+    elif model.window:
+        reason = "encoder swinir's windows and masks depend on the picture's size"
+    if reason:
+        raise ConfigError(f"--onnx: {reason}; allowed: models without that")
 
 
 def write_onnx(model: nn.Module, folder: Path) -> None:
     """Write the two graphs of a model (in evaluation mode, on the CPU) into a folder.
 
     Raises:
-        ConfigError: a package is missing, or the model is of several maps or of windows.
+        ConfigError: a package is missing, or no graph can do what the model does.
         DataError: the folder or a file can't be written.
     """
     for package in ("onnx", "onnxscript"):
         import_optional(package, "to write ONNX graphs")
+    check_graphs(implicit(model))
     inp, coord = torch.zeros(2, 3, 9, 7), torch.zeros(2, 11, 2)
-    encoder, decoder = Method(model, "gen_feat"), Method(model, "query_rgb")
+    encoder = Encoder(implicit(model))
     with torch.inference_mode():
         feat = encoder(inp)
-    if not isinstance(feat, Tensor):
-        raise ConfigError("--onnx: a model of several maps given; allowed: one map, as of liif")
-    if implicit(model).window:  # its masks depend on the picture's size
-        raise ConfigError("--onnx: encoder swinir given; allowed: encoders without windows")
-    inputs = {"feat": feat.clone(), "coord": coord, "cell": torch.ones_like(coord)}
-    write_graph(folder / GRAPHS[0], encoder, {"inp": inp}, "feat")
-    write_graph(folder / GRAPHS[1], decoder, inputs, "rgb")
+    several = not isinstance(feat, Tensor)
+    names = [f"feat_{number}" for number in range(len(feat))] if several else ["feat"]
+    maps = {name: one.clone() for name, one in zip(names, maps_of(feat), strict=True)}
+    inputs = {**maps, "coord": coord, "cell": torch.ones_like(coord)}
+    write_graph(folder / GRAPHS[0], encoder, {"inp": inp}, names)
+    write_graph(folder / GRAPHS[1], Decoder(implicit(model), several), inputs, ["rgb"])
 
 
-def write_graph(path: Path, module: nn.Module, inputs: dict[str, Tensor], output: str) -> None:
+def write_graph(
+    path: Path, module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
+) -> None:
     """Write a graph for any batch, height and width (B, C, H, W) or number of queries (B, Q, 2)."""
     free = torch.export.Dim.DYNAMIC
-    shapes = tuple(
+    shapes: tuple[Any, ...] = tuple(
         dict.fromkeys((0, 2, 3) if value.dim() == 4 else (0, 1), free) for value in inputs.values()
     )
     # The exporter tells of its own workings, in warnings and on standard output.
@@ -89,8 +123,8 @@ def write_graph(path: Path, module: nn.Module, inputs: dict[str, Tensor], output
             module.eval(),
             tuple(inputs.values()),
             input_names=[*inputs],
-            output_names=[output],
-            dynamic_shapes=(shapes,),
+            output_names=outputs,
+            dynamic_shapes=(shapes,) if isinstance(module, Decoder) else shapes,
             dynamo=True,
             verbose=False,
         )
@@ -119,22 +153,28 @@ class OnnxModel:
                 raise DataError(f"{path}: damaged, or no graph ({reason})") from error
             self.sessions.append(session)
 
-    def gen_feat(self, inp: Tensor) -> Tensor:
-        """inp (B, 3, H, W) -> feat (B, C, H, W)."""
-        return self._run(0, inp=inp)
+    def gen_feat(self, inp: Tensor) -> Features:
+        """inp (B, 3, H, W) -> feat (B, C, H, W), or several maps."""
+        maps = self._run(0, inp=inp)
+        return maps["feat"] if "feat" in maps else tuple(maps.values())
 
-    def query_rgb(self, feat: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+    def query_rgb(self, feat: Features, coord: Tensor, cell: Tensor) -> Tensor:
         """feat from `gen_feat`, coord and cell (B, Q, 2) -> rgb (B, Q, 3)."""
-        return self._run(1, feat=feat, coord=coord, cell=cell)
+        names = [entry.name for entry in self.sessions[0].get_outputs()]
+        maps = dict(zip(names, maps_of(feat), strict=True))
+        return self._run(1, **maps, coord=coord, cell=cell)["rgb"]
 
     def __call__(self, inp: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         return self.query_rgb(self.gen_feat(inp), coord, cell)
 
-    def _run(self, number: int, **tensors: Tensor) -> Tensor:
+    def _run(self, number: int, **tensors: Tensor) -> dict[str, Tensor]:
+        """The outputs of a graph by name, in their order."""
         session = self.sessions[number]
         # Inputs that no output depends on are left out of a graph.
         names = [entry.name for entry in session.get_inputs()]
-        return torch.from_numpy(session.run(None, {n: tensors[n].numpy() for n in names})[0])
+        results = session.run(None, {name: tensors[name].numpy() for name in names})
+        outputs = [entry.name for entry in session.get_outputs()]
+        return {name: torch.from_numpy(one) for name, one in zip(outputs, results, strict=True)}
 
 
 def difference(model: Model, other: Model) -> float:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import models
 from engine.weights.checkpoint import save_checkpoint
 from engine.weights.pretrained import load_model
+from models.protocol import maps_of
 from scripts import export
-from utils import ConfigError, DataError
+from utils import ConfigError, DataError, make_coord
 
 ENCODER = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4}}
 FEATURES = {"name": "edsr-baseline", "args": {**ENCODER["args"], "no_upsampling": True}}
@@ -33,6 +34,11 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "metasr": {"name": "metasr", "args": {"encoder_spec": FEATURES}},
     "upsampling": {"name": "liif", "args": {"encoder_spec": ENCODER}},
+    "lte": {
+        "name": "lte",
+        "args": {"encoder_spec": FEATURES, "imnet_spec": IMNET, "hidden_dim": 8},
+    },
+    "lte-fast": {"name": "lte-fast", "args": {"encoder_spec": FEATURES, "hidden_dim": 8}},
 }
 
 
@@ -54,8 +60,12 @@ def write_checkpoint(path: Path, name: str) -> nn.Module:
 def test_the_plain_decoder_is_the_models(name: str) -> None:
     """What is exported is not `query_rgb` itself, and must agree with it."""
     model = make_model(name)
-    encoder, decoder = (export.Method(model, name) for name in ("gen_feat", "query_rgb"))
-    assert export.difference(model, lambda inp, *queries: decoder(encoder(inp), *queries)) < 1e-6
+    encoder, decoder = export.Encoder(model), export.Decoder(model, several=name.startswith("lte"))
+
+    def halves(inp: Tensor, *queries: Tensor) -> Tensor:
+        return decoder(*maps_of(encoder(inp)), *queries)
+
+    assert export.difference(model, halves) < 1e-6
 
 
 def test_a_difference_is_seen() -> None:
@@ -97,6 +107,30 @@ def test_onnx_graphs_answer_as_the_model_at_any_size(name: str, tmp_path: Path) 
     with torch.inference_mode():
         expected = model.gen_feat(inp)  # type: ignore[operator]
     torch.testing.assert_close(read.gen_feat(inp), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lte", "lte-fast"])
+def test_graphs_keep_a_phase_of_thousands_of_radians(name: str, tmp_path: Path) -> None:
+    """As trained frequencies and far scales have it: float32 there is good to some 1e-4."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    model = make_model(name)
+    with torch.no_grad():
+        model.freq.weight.mul_(3000)  # type: ignore[operator, union-attr]
+    inp = torch.rand(1, 3, 9, 7) * 2 - 1
+    coord = make_coord((33, 20))[None]
+    cell = torch.full_like(coord, 0.06)
+    export.write_onnx(model, tmp_path)
+    with torch.inference_mode():
+        spectrum, pixels = model.gen_feat(inp)  # type: ignore[operator]
+        expected = model(inp, coord, cell)
+    read = export.OnnxModel(tmp_path)
+    assert spectrum[:, 8:].abs().max() > 1000
+    assert torch.equal(read.gen_feat(inp)[1], pixels)
+    # From the same frequencies: rounding these alone would turn such phases.
+    colours = read.query_rgb((spectrum, pixels), coord, cell)
+    torch.testing.assert_close(colours, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow
