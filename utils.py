@@ -157,10 +157,10 @@ class Averager:
 
 
 def time_text(seconds: float) -> str:
-    """A duration for people: "45s", "3.2m", "5.1h"."""
+    """A duration for people: "45 s", "3.2 min", "5.1 h"."""
     if seconds >= 3600:
-        return f"{seconds / 3600:.1f}h"
-    return f"{seconds / 60:.1f}m" if seconds >= 60 else f"{round(seconds)}s"
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{round(seconds)} s"
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

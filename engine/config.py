@@ -143,6 +143,15 @@ class CosineLR:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What training minimises: see `engine.train.losses`."""
+
+    name: Literal["l1", "charbonnier", "mse"] = "l1"
+    gradient: NonNegativeFloat = 0.0
+    """Weight of the L1 between the pixels' differences to their neighbours."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that `train_liif.py` reads from its file."""
 
@@ -151,6 +160,8 @@ class TrainConfig:
     data_norm: DataNorm = DataNorm()
     model: ModelSpec
     optimizer: OptimizerConfig
+    loss: LossConfig | None = None
+    """L1 when absent."""
     epoch_max: PositiveInt
     multi_step_lr: MultiStepLR | None = None
     lr_schedule: CosineLR | None = None
@@ -186,6 +197,14 @@ class TrainConfig:
     def check_start(self) -> Iterator[str]:
         if self.resume is not None and self.init is not None:
             yield "init: given beside resume; allowed: one of the two"
+
+    def check_loss(self) -> Iterator[str]:
+        sampled = self.train_dataset.wrapper["args"].get("sample_q")
+        if self.loss is not None and self.loss.gradient and sampled is not None:
+            yield (
+                f"loss.gradient: {self.loss.gradient} given beside train_dataset.wrapper.args."
+                f"sample_q {sampled}; allowed: without it, since neighbours are compared"
+            )
 
     def check_bad_images(self) -> Iterator[str]:
         if self.device_data and self.on_bad_image == "skip":

@@ -30,7 +30,14 @@ from scripts.preparation.bsds500 import prepare_bsds500
 from scripts.preparation.celebahq import prepare_celebahq
 from scripts.preparation.low_resolution import make_low_resolution
 from scripts.preparation.sample import prepare_sample
-from scripts.preparation.sources import BENCHMARK, DIV2K, DIV2K_DEFAULT, find_owned, prepare
+from scripts.preparation.sources import (
+    BENCHMARK,
+    DIV2K,
+    DIV2K_DEFAULT,
+    find_owned,
+    held_by,
+    prepare,
+)
 from utils import ConfigError, DataError
 
 
@@ -85,7 +92,8 @@ def main(given: list[str] | None = None) -> None:
         archive = arguments.archive
         if archive is not None:  # a folder that holds benchmark.tar, or one of any name
             archive = find_owned(BENCHMARK, [archive]) or archive
-        made = prepare(BENCHMARK, arguments.root, archive, arguments.mirror)
+        source = held_by(BENCHMARK, archive) if archive and archive.is_dir() else BENCHMARK
+        made = prepare(source, arguments.root, archive, arguments.mirror)
     elif arguments.command == "celebahq":
         folder = arguments.root / "celebAHQ"
         made = prepare_celebahq(folder, arguments.archive, arguments.split, arguments.workers)

@@ -37,3 +37,11 @@ echo "== a photograph that it has not seen: bicubic, the new model, and the one 
     --scale 2.7 --output "$picture"
 echo
 echo "rendered at 2.7 times its size: $picture"
+cat <<'END'
+
+From here (every command of the README runs in this environment):
+    source .venv/bin/activate
+    python demo.py YOUR-PHOTO.jpg --scale 4                        # by the bundled compact model
+    tensorboard --logdir save                                      # after: pip install tensorboard
+    python train_liif.py --config configs/own/photographs.yaml     # your photographs: docs/guides.md
+END

@@ -37,7 +37,9 @@ def test_commands(folder: str, command: str) -> None:
 
 
 def test_every_folder_of_the_configurations_has_one(root: Path) -> None:
-    texts = [path.read_text() for path in (root / "configs").rglob("*.yaml")]
+    own = root / "configs/own"  # which users fill themselves
+    paths = [path for path in (root / "configs").rglob("*.yaml") if path.parent != own]
+    texts = [path.read_text() for path in paths]
     folders = {name for text in texts for name in re.findall(r"root_path(?:_[12])?: (.+)", text)}
     assert len(folders) > 20
     for folder in folders:

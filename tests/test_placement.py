@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
 from engine.config import Norm
-from engine.train.loop import mean_error, normalise
+from engine.normalisation import normalise
+from engine.train.losses import training_loss
 
 SMALL = {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True}
 ENCODER = {"name": "edsr-baseline", "args": SMALL}
@@ -133,14 +134,14 @@ def test_loss_of_training_stays_on_the_device(
         gt = torch.rand(2, 30, 3)
     with torch.autocast("cuda", precision, enabled=precision != torch.float32):
         colours = model(normalise(inp, norm, 1), coord, cell)
-    loss = mean_error(colours, gt, norm)
+    loss = training_loss(colours, gt, norm)
     assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
     gradients = backward(loss)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {id(parameter) for parameter, _ in gradients} == {id(p) for p in trained}
     assert all(gradient.device.type == "cuda" for _, gradient in gradients)
     with torch.device("cpu"), pytest.raises(RuntimeError, match="device"):
-        mean_error(colours, torch.rand(2, 30, 3), norm)
+        training_loss(colours, torch.rand(2, 30, 3), norm)
 
 
 @pytest.mark.parametrize("case", CASES)

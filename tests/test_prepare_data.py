@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -278,6 +279,17 @@ def test_benchmark_from_an_archive_and_from_a_folder(
 
     call("benchmark", "--archive", tmp_path / "load", "--root", tmp_path / "other")
     assert snapshot(tmp_path / "other").keys() == before.keys()
+    # Some of them alone, in whatever folder they lie.
+    shutil.move(tmp_path / "load/benchmark/Set14", tmp_path / "few/sets/Set14")
+    capsys.readouterr()
+    call("benchmark", "--archive", tmp_path / "few", "--root", tmp_path / "some")
+    assert {*os.listdir(tmp_path / "some/benchmark")} == {"Set14"}
+    assert len(snapshot(tmp_path / "some")) == 12
+    assert f"{tmp_path / 'few'}: without Set5, B100, Urban100" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="nothing: holds none of Set5, Set14, B100, Urban100"):
+        call("benchmark", "--archive", tmp_path / "nothing", "--root", tmp_path / "third")
+
     (tmp_path / "load/benchmark/B100/HR/img2.png").unlink()
     with pytest.raises(DataError, match="2 pictures for benchmark/B100/HR, 3 expected"):
         call("benchmark", "--archive", tmp_path / "load", "--root", tmp_path / "third")

@@ -20,6 +20,7 @@ import torch
 
 import models
 from engine.weights import pretrained
+from engine.weights.__main__ import main as weights_command
 from engine.weights.checkpoint import save_checkpoint
 from engine.weights.download import download
 from utils import ConfigError, DataError
@@ -245,12 +246,45 @@ def test_a_name_is_fetched_once(server: Server, published: pretrained.Published)
     assert len(server.ranges) == 2  # the broken transfer, and its rest
 
 
-def test_a_damaged_file_in_the_cache_is_replaced(
-    server: Server, published: pretrained.Published
+@pytest.mark.parametrize("length", [-1, None])
+def test_another_file_in_the_cache_is_named_with_both_checksums(
+    server: Server, published: pretrained.Published, length: int | None
 ) -> None:
     path = pretrained.find_weights("tiny")
-    path.write_bytes(server.content[:-1])
+    other = bytes(byte ^ 1 for byte in server.content[:length])
+    path.write_bytes(other)
+    with pytest.raises(DataError) as caught:
+        pretrained.find_weights("tiny")
+    assert str(caught.value) == (
+        f"{path}: not tiny: SHA-256 {sha256(other)}, {published.sha256} expected; delete it to "
+        "have it fetched anew"
+    )
+    path.unlink()
     assert pretrained.find_weights("tiny").read_bytes() == server.content
+
+
+def test_weights_come_from_a_mirror(
+    server: Server, published: pretrained.Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = pretrained.Published("http://127.0.0.1:9/f", published.bytes, published.sha256)
+    monkeypatch.setitem(pretrained.PUBLISHED, "tiny", nobody)
+    monkeypatch.setenv("LIIF_MIRROR", server.url.rsplit("/", 1)[0] + "/")
+    assert pretrained.find_weights("tiny").read_bytes() == server.content
+
+
+def test_names_serve_for_whole_files_too(
+    published: pretrained.Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`verify` and `average`; `--init` and `--resume`: tests/test_train_cli.py."""
+    weights_command(["verify", "tiny"])
+    cached = str(pretrained.cache_folder() / "tiny.pth")
+    assert f"{cached}: whole" in capsys.readouterr().out
+    weights_command(["average", "tiny", cached, str(tmp_path / "mean.pth")])
+    mean = pretrained.load_model(tmp_path / "mean.pth").state_dict()
+    for name, value in pretrained.load_model("tiny").state_dict().items():
+        assert torch.equal(value, mean[name]), name
+    with pytest.raises(ConfigError, match="file: 'tinyy' is neither a file nor a known name"):
+        weights_command(["verify", "tinyy"])
 
 
 def test_offline_says_how_to_place_the_file_by_hand(
@@ -263,7 +297,9 @@ def test_offline_says_how_to_place_the_file_by_hand(
     message = str(caught.value)
     path = pretrained.cache_folder() / "tiny.pth"
     assert "no connection" in message
-    assert f"save it as {path} ({published.bytes} bytes, SHA-256 {published.sha256})" in message
+    assert (
+        f"save the file as {path} ({published.bytes} bytes, SHA-256 {published.sha256})" in message
+    )
     assert "\n" not in message
     path.write_bytes(server.content)  # placed by hand
     pretrained.load_model("tiny")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def test_the_command_itself(root: Path, folder: Path) -> None:
         timeout=240,
     )
     assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
+    lines = [line.split(" ", 2)[2] for line in ended.stdout.splitlines()]  # after date and time
     assert lines[0] == "save/_tiny_x: liif with 935 weights, fp32 on cpu, 1 process(es)"
     assert lines[-1].startswith("epoch 3/3, train: loss=0.")
     for part in ("val: psnr=", "lr=2.50e-03", "images/s", "% waiting for data", "peak memory"):
@@ -62,7 +63,7 @@ def test_a_system_without_locks(root: Path, folder: Path) -> None:
     )
     assert all(line.startswith("cache: ") for line in others), others
     last = ended.stdout.splitlines()[-1]
-    assert last.startswith("epoch 1/1, train: loss=")
+    assert re.match(r"[0-9-]{10} [0-9:]{8} epoch 1/1, train: loss=", last), last
     assert "peak memory" not in last
     assert load_checkpoint(folder / RUN / "epoch-last.pth")["epoch"] == 1
 
@@ -142,11 +143,13 @@ def bad(**changes: object) -> str:
         (bad(), ("--profile", "-1"), 2, "--profile"),
         (bad(), ("--overwrite", "--resume", "auto"), 2, "--overwrite"),
         (bad(precision="fp16"), (), 2, "fp16 needs CUDA"),
-        (bad(), ("--resume", "none.pth"), 1, "none.pth"),
+        (bad(), ("--resume", "none.pth"), 2, "resume: 'none.pth' is neither"),
         (bad(), ("--resume", "tiny.yaml"), 1, "no checkpoint"),
         (bad(train_dataset__dataset__args__root_path="nowhere"), (), 1, "nowhere"),
         (bad(train_dataset__wrapper__args__inp_size=50), (), 1, "pictures/"),
         (bad(train_dataset__wrapper__args__sample_q=5000), (), 1, "sample_q 5000"),
+        (bad(loss={"name": "l2"}), (), 2, "loss.name: 'l2' given; allowed: "),
+        (bad(loss={"gradient": 0.5}), (), 2, "loss.gradient: 0.5 given beside train_dataset"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_a_line(

@@ -8,6 +8,7 @@ import fcntl
 import math
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -111,6 +112,21 @@ def test_loss_falls_on_a_single_picture(place: Path) -> None:
         train_dataset__batch_size=1,
     )  # fmt: skip
     assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+
+
+def test_loss_falls_with_other_losses(place: Path) -> None:
+    """Charbonnier and gradients, of whole targets; the numbers are in tests/test_losses.py."""
+    wrapper = {"name": "sr-implicit-downsampled", "args": {"scale_min": 2, "inp_size": 5}}
+    losses = losses_of(
+        place, "run", epoch_max=12, epoch_val=None, epoch_save=None, multi_step_lr=None,
+        train_dataset__wrapper=wrapper, loss={"name": "charbonnier", "gradient": 0.5},
+    )  # fmt: skip
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    plain = losses_of(
+        place, "plain", epoch_max=1, epoch_val=None, epoch_save=None, multi_step_lr=None,
+        train_dataset__wrapper=wrapper,
+    )  # fmt: skip
+    assert losses[0] > plain[0] + 0.01  # the same first batch and weights
 
 
 def test_the_average_follows_its_definition(place: Path) -> None:
@@ -328,7 +344,8 @@ def test_a_reader_that_leaves_does_not_end_the_log(
         for message in ("one", "two"):
             folder.log(message)
             say(message)
-    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+    log = (tmp_path / "log.txt").read_text()
+    assert re.fullmatch(r"([0-9-]{10} [0-9:]{8}) one\n([0-9-]{10} [0-9:]{8}) two\n", log), log
 
 
 def test_run_names() -> None:
@@ -517,7 +534,7 @@ def test_many_messages_are_counted(place: Path) -> None:
     for count, messages in ((2, "abb"), (5, "abcde")):
         log_replaced(run, 1, "training", count, messages)
     *_, few, many = (place / "run/log.txt").read_text().splitlines()
-    assert few == "epoch 1: 2 training items replaced for broken photographs: a; b"
+    assert few.split(" ", 2)[2] == "epoch 1: 2 training items replaced for broken photographs: a; b"
     assert many.endswith("1: 5 training items replaced for broken photographs: a; b; c; and 2 more")
 
 

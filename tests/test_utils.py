@@ -82,7 +82,8 @@ def test_averager_weighs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (45.4, "45s"), (90, "1.5m"), (3600, "1.0h"), (90000, "25.0h")]
+    ("seconds", "text"),
+    [(0, "0 s"), (45.4, "45 s"), (90, "1.5 min"), (3600, "1.0 h"), (90000, "25.0 h")],
 )
 def test_time_text(seconds: float, text: str) -> None:
     assert utils.time_text(seconds) == text

@@ -8,17 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from engine.config import Norm
 from engine.evaluate.evaluate import evaluate
 from engine.evaluate.panels import training_panel
 from engine.loader import share
 from engine.normalisation import normalise
 from engine.runtime import autocast, say
+from engine.train.losses import training_loss
 from engine.train.lr_schedule import learning_rate
 from engine.train.monitor import Throughput, peak_memory
 from engine.train.run import TENSORS, Outputs, Run, StepReport, refuse_step, save
@@ -122,7 +121,8 @@ def train_step(run: Run, batch: Mapping[str, Any]) -> None:
         with autocast(run.device, config.precision):
             prediction = run.model(normalise(inp, config.data_norm.inp, 1), coord, cell)
         weight = len(inp) / items if has_share else 0.0
-        micro_loss = mean_error(prediction, gt, config.data_norm.gt) * weight
+        error = training_loss(prediction, gt, config.data_norm.gt, config.loss, cell)
+        micro_loss = error * weight
         state.scaler.scale(micro_loss * processes.count).backward()
         loss = loss + micro_loss.detach()
 
@@ -144,11 +144,6 @@ def train_step(run: Run, batch: Mapping[str, Any]) -> None:
     state.position += 1
     if config.ema_decay is not None:
         state.average(config.ema_decay)
-
-
-def mean_error(prediction: Tensor, gt: Tensor, norm: Norm) -> Tensor:
-    """L1 between predictions (B, Q, 3), normalised and of any precision, and gt in [0, 1]; 0-d."""
-    return F.l1_loss(prediction.float(), normalise(gt, norm, -1))
 
 
 def drain(run: Run, keep: int = 0) -> None:
@@ -280,7 +275,7 @@ def epoch_line(run: Run, scalars: Mapping[str, float]) -> str:
         "peak_memory_gib": "peak memory {:.2f} GiB",
     }
     told = [text.format(scalars[name]) for name, text in formats.items() if name in scalars]
-    times = f"{time_text(elapsed)}/{time_text(elapsed / epoch * last)}"
+    times = f"{time_text(elapsed)} of {time_text(elapsed / epoch * last)}"
     return ", ".join([f"epoch {epoch}/{last}", *told, times])
 
 

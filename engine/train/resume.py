@@ -12,6 +12,7 @@ from engine.config import TrainConfig, config_dict
 from engine.runtime import say
 from engine.train.run_folder import LAST, LOSSES_HEADER
 from engine.weights.checkpoint import load_checkpoint
+from engine.weights.pretrained import find_weights
 from registry import show
 from utils import ConfigError, DataError
 
@@ -34,8 +35,9 @@ class ResumePoint(NamedTuple):
     checkpoint: dict[str, Any]
 
 
-def read(path: str | Path) -> ResumePoint:
-    return ResumePoint(Path(path), load_checkpoint(path))
+def read(name: str | Path) -> ResumePoint:
+    path = find_weights(name, "resume")
+    return ResumePoint(path, load_checkpoint(path))
 
 
 def find_checkpoint(
@@ -44,7 +46,7 @@ def find_checkpoint(
     """The checkpoint to go on from, or None for a fresh start.
 
     Args:
-        resume: what `--resume` says: a file, "auto" or nothing.
+        resume: what `--resume` says: a file, a name as for `--model`, "auto" or nothing.
         key: what the configuration's `resume` says; counts where the option is not given, and
             where "auto" finds nothing.
         overwrite: start over, whatever the folder holds.

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -110,7 +111,8 @@ class RunFolder:
         write_whole(self.path / "config.yaml", text.encode())
 
     def log(self, message: str) -> None:
-        """Write a line to `log.txt` and to the terminal."""
+        """Write a line, with the time of day, to `log.txt` and to the terminal."""
+        message = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
         print_anyway(message, sys.stdout)
         append(self.path / "log.txt", message + "\n")
 

@@ -1,4 +1,4 @@
-"""Verify, strip, average or convert checkpoints.
+"""Verify, strip, average or convert checkpoints, named as for --model.
 
 python -m engine.weights verify FILE
 python -m engine.weights strip FILE OUTPUT
@@ -17,6 +17,7 @@ from engine.imports import add_import_option, import_all
 from engine.runtime import Parser, run_script
 from engine.weights.checkpoint import load_checkpoint, model_of, save_checkpoint
 from engine.weights.convert import converted
+from engine.weights.pretrained import find_weights
 from utils import DataError
 
 
@@ -85,27 +86,28 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m engine.weights", description="Check and convert checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="check that a file is whole; say what it holds")
-    verify.add_argument("file", help="a checkpoint")
+    verify.add_argument("files", nargs=1, metavar="file", help="a checkpoint, or a name")
     strip = commands.add_parser("strip", help="keep what predicts: the (averaged) weights")
-    strip.add_argument("file", help="a checkpoint")
+    strip.add_argument("files", nargs=1, metavar="file", help="a checkpoint, or a name")
     strip.add_argument("output", help="the smaller checkpoint")
     average = commands.add_parser("average", help="take the mean of several checkpoints' weights")
     average.add_argument("files", nargs="+", metavar="file", help="checkpoints of one model")
     average.add_argument("output", help="the checkpoint with their mean")
     convert = commands.add_parser("convert", help="take over CiaoSR's files and mmagic's of LIIF")
-    convert.add_argument("file", help="a checkpoint in mmagic's names")
+    convert.add_argument("files", nargs=1, metavar="file", help="a checkpoint in mmagic's names")
     convert.add_argument("output", help="the checkpoint in this project's")
     for command in (verify, strip, average, convert):
         add_import_option(command)
     options = parser.parse_args(given)
     import_all(options.imports)
+    files = [str(find_weights(name, "file")) for name in options.files]
     if options.command == "strip":
-        save_checkpoint(options.output, stripped(options.file))
+        save_checkpoint(options.output, stripped(files[0]))
     elif options.command == "average":
-        save_checkpoint(options.output, averaged(options.files))
+        save_checkpoint(options.output, averaged(files))
     elif options.command == "convert":
-        save_checkpoint(options.output, converted(options.file))
-    result = options.file if options.command == "verify" else options.output
+        save_checkpoint(options.output, converted(files[0]))
+    result = files[0] if options.command == "verify" else options.output
     print(*summary(result), f"{result}: whole", sep="\n")
 
 

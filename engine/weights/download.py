@@ -24,6 +24,7 @@ try:
 except ImportError:  # Windows: two processes fetching one file then write the same bytes twice
     fcntl = None  # type: ignore[assignment]
 
+MIRROR = "LIIF_MIRROR"  # environment variable: address of a folder that has the files as well
 BLOCK = 1 << 18  # bytes read at a time
 PROGRESS_WORTH_A_RETRY = 1 << 20  # bytes that an attempt brought, to count as none that failed
 
@@ -70,6 +71,11 @@ def download(
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
+
+
+def users_mirror() -> str | None:
+    """The address of a folder to fetch from instead of the published ones, if the user has one."""
+    return os.environ.get(MIRROR) or None
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from datasets.files import file_errors, write_whole
 from engine.normalisation import norm_of
 from engine.weights.checkpoint import layout_problem, load_checkpoint, model_of
-from engine.weights.download import download
+from engine.weights.download import MIRROR, download, file_sha256, users_mirror
 from utils import ConfigError, DataError, did_you_mean
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -122,19 +122,27 @@ def fetch(name: str) -> Path:
     """Published weights from the cache, or from their address into the cache.
 
     Raises:
-        DataError: they can't be had; the line says how to place the file by hand.
+        DataError: they can't be had, or another file has their place; the line says what to do.
     """
     published = PUBLISHED[name]
     path = cache_folder() / f"{name}.pth"
-    # The checksum was verified on arrival; a look at the length is enough from then on.
-    if path.is_file() and path.stat().st_size == published.bytes:
+    if path.is_file():
+        found = file_sha256(path)
+        if found != published.sha256:
+            raise DataError(
+                f"{path}: not {name}: SHA-256 {found}, {published.sha256} expected; delete it to "
+                "have it fetched anew"
+            )
         return path
+    site = users_mirror()
+    url = published.url if site is None else f"{site.rstrip('/')}/{path.name}"
     try:
-        return download(published.url, path, published.bytes, published.sha256)
+        return download(url, path, published.bytes, published.sha256)
     except DataError as error:
         raise DataError(
-            f"{error}; to place the file by hand, save it as {path} "
-            f"({published.bytes} bytes, SHA-256 {published.sha256})"
+            f"{error}; without a network, save the file as {path} "
+            f"({published.bytes} bytes, SHA-256 {published.sha256}), or name a folder on the web "
+            f"that has it by {MIRROR}"
         ) from error
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from datasets.listing import pictures_in
 from engine.runtime import say
-from engine.weights.download import download
+from engine.weights.download import MIRROR, download, users_mirror
 from scripts.preparation.archives import entries, place, staging_folder
 from utils import DataError
 
@@ -122,10 +122,16 @@ def prepare(
         return False
     fetched = None
     if archive is None:
-        url = f"{(mirror or source.site).rstrip('/')}/{source.name}"
+        url = f"{(mirror or users_mirror() or source.site).rstrip('/')}/{source.name}"
         fetched = root / "downloads" / source.name
         say(f"{source.name}: fetching {url}")
-        archive = download(url, fetched, size=source.size, sha256=source.sha256)
+        try:
+            archive = download(url, fetched, size=source.size, sha256=source.sha256)
+        except DataError as error:
+            raise DataError(
+                f"{error}; without a network, give what is on this disk by --archive, or another "
+                f"address by --mirror or {MIRROR}"
+            ) from error
     say(f"{source.name}: unpacking {archive}")
     top = root / PurePosixPath(missing[0].path).parts[0]
     with staging_folder(top / f".unpacking-{source.name}") as staging:
@@ -137,6 +143,27 @@ def prepare(
     if fetched is not None:
         fetched.unlink()
     return True
+
+
+def held_by(source: Source, folder: Path) -> Source:
+    """A source with those of its data sets alone of which a folder has pictures.
+
+    Raises:
+        DataError: it has none of them.
+    """
+    parts = {entry.path.parent.parts for entry in entries(folder, folder) if entry.is_picture}
+    names = {
+        wanted.inside[0]
+        for wanted in source.folders
+        if any(part[-len(wanted.inside) :] == wanted.inside for part in parts)
+    }
+    all_names = [*dict.fromkeys(wanted.inside[0] for wanted in source.folders)]
+    missing = ", ".join(name for name in all_names if name not in names)
+    if not names:
+        raise DataError(f"{folder}: holds none of {missing} (as NAME/HR, NAME/LR_bicubic/X2 ...)")
+    if missing:
+        say(f"{folder}: without {missing}")
+    return replace(source, folders=tuple(f for f in source.folders if f.inside[0] in names))
 
 
 def find_owned(source: Source, owned: Sequence[Path]) -> Path | None:
