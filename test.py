@@ -21,7 +21,7 @@ from engine import distributed
 from engine.config import DataNorm, Precision, config_dict, read_test_config
 from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import METRICS, check_metrics
-from engine.evaluate.suite_data import LR_SOURCES
+from engine.evaluate.suite_data import LR_SOURCES, PROTOCOLS
 from engine.evaluate.suite_figures import save_picture
 from engine.evaluate.suite_report import run_and_report
 from engine.evaluate.suite_results import write_json
@@ -35,7 +35,7 @@ from utils import ConfigError
 
 SUITE_OPTIONS = (
     "predictions", "scales", "lr", "data_root", "markdown", "panels", "eval_bsize",
-    "cell_max_scale",
+    "cell_max_scale", "protocol",
 )  # fmt: skip
 
 
@@ -96,6 +96,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=["paper", *LR_SOURCES],
         help="low-resolution pictures: supplied, made by MATLAB's or PIL's bicubic, or as in "
         "the paper (default): supplied at x2 x3 x4, PIL beyond",
+    )
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="how figures are taken: as in LIIF's paper (default), or in CiaoSR's",
     )
     add("--data-root", metavar="DIR", type=Path, help="where the data are (default: ./load)")
     add("--markdown", metavar="FILE", type=Path, help="write the tables there")

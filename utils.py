@@ -17,7 +17,7 @@ from torch import Tensor
 # What a difference in R, G and B (range 1) does to luma (ITU-R BT.601, in 256ths).
 LUMA_WEIGHTS = (65.738 / 256, 129.057 / 256, 25.064 / 256)
 # Pixels cut at each side beyond those of the scale, by the protocol of each data set.
-BORDER_EXTRA = {"benchmark": 0, "div2k": 6}
+BORDER_EXTRA = {"benchmark": 0, "div2k": 6, "rgb": 0}
 
 
 class UserError(Exception):
@@ -91,7 +91,8 @@ def calc_psnr(
     Args:
         sr, hr: prediction and truth, of one shape; (..., 3, H, W) when a dataset is named.
         dataset: None for plain RGB; "div2k" for RGB without a border of scale + 6 pixels;
-            "benchmark" for the luma of the difference without a border of scale pixels.
+            "rgb" for RGB, and "benchmark" for the luma of the difference, without a border of
+            scale pixels.
         scale: up-scaling factor, or one per axis (rows, columns); borders round up.
         rgb_range: the largest value that a pixel can have.
 
@@ -105,7 +106,8 @@ def calc_psnr(
     difference = (sr - hr) / rgb_range
     if dataset is not None:
         if dataset not in BORDER_EXTRA:
-            raise ConfigError(f"dataset: {dataset!r} given; allowed: 'benchmark', 'div2k' or None")
+            names = ", ".join(map(repr, BORDER_EXTRA))
+            raise ConfigError(f"dataset: {dataset!r} given; allowed: {names}, None")
         if dataset == "benchmark" and difference.shape[-3] == 3:
             weights = difference.new_tensor(LUMA_WEIGHTS).view(3, 1, 1)
             difference = (difference * weights).sum(dim=-3, keepdim=True)

@@ -72,6 +72,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"test": {"suites": ["no-such"]}}, "no-such"),
         ({"test": {"suites": ["test"], "metrics": ["pnsr"]}}, "pnsr"),
         ({"test": {"suites": ["test"], "scales": ["x"]}}, "scales"),
+        (
+            {"test": {"suites": ["test"], "scales": [2.5], "protocol": "ciaosr"}},
+            "scales: 2.5 given; allowed with protocol ciaosr: whole numbers",
+        ),
         ({"sed": [0]}, "sed"),
     ],
 )

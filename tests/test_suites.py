@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from datasets.images import read_rgb, write_rgb
+from engine.config import read_train_config
 from engine.distributed import Processes
 from engine.evaluate.suite import baseline_method, distinct_labels, model_method, run_suites
 from engine.evaluate.suite_data import Pictures, find_suite
@@ -40,6 +41,7 @@ from tests.test_evaluate import folder_config
 from utils import ConfigError, DataError, parse_scale
 
 CPU = torch.device("cpu")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs/train-div2k"
 
 
 def records_of(
@@ -305,6 +307,17 @@ def spec_of(
             {"name": "metasr", "args": {"encoder_spec": {"name": "rdn", "args": {}}}},
             "rdn-metasr",
         ),
+        *(
+            (read_train_config(CONFIGS / f"train_{name}.yaml").model, row)
+            for name, row in (
+                ("edsr-baseline-lte", "edsr-baseline-lte"),
+                ("edsr-baseline-sronet", "edsr-baseline-srno"),
+                ("edsr-baseline-ciaosr", "edsr-baseline-ciaosr"),
+                ("rdn-lte", "rdn-lte"),
+                ("swinir-lte", None),
+                ("edsr-baseline-lte-fast", None),
+            )
+        ),
     ],
 )
 def test_models_find_their_row_of_the_paper(spec: dict[str, Any], row: str | None) -> None:
@@ -325,6 +338,31 @@ def test_tables_show_the_published_row_and_the_difference() -> None:
     assert "| **mine** | 38.200 | - | 32.500 |" in lines
     ends = {len(line) for line in table.text().splitlines()[2:] if not line.startswith("---")}
     assert len(ends) == 1, "the last column is flush"
+
+
+@pytest.mark.parametrize(("protocol", "difference"), [("paper", False), ("ciaosr", True)])
+def test_followers_stand_beside_their_papers(protocol: str, difference: bool) -> None:
+    """With a difference where both were taken by one protocol."""
+    series = [
+        Series("a", "edsr-baseline-lte", (34.70, 20.53)),
+        Series("b", "edsr-baseline-ciaosr", (34.98, 20.44)),
+        Series("c", "edsr-baseline-srno", (34.75, 20.56)),
+    ]
+    table = make_table("div2k", "psnr", "DIV2K", [], ["2", "30"], series, protocol)
+    after = {
+        row.label: [other.cells for other in table.rows[i + 1 : i + 3]]
+        for i, row in enumerate(table.rows)
+        if row.kind == "ours"
+    }
+    assert after["a"][0] == ("34.72", "20.53")
+    assert after["b"][0] == ("34.88", "20.44")
+    assert after["c"][0] == ("34.85", "20.56")
+    assert (after["a"][1] == ("-0.020", "+0.000")) is not difference
+    assert (after["b"][1] == ("+0.100", "+0.000")) is difference
+    labels = [row.label for row in table.rows]
+    other = "published (follow-up paper, by another protocol: ciaosr)"
+    assert (other in labels) is not difference
+    assert any("follow-up paper, LR by PIL at all scales" in label for label in labels)
 
 
 def test_the_command_tells_tables_json_and_what_it_skipped(

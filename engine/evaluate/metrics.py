@@ -1,6 +1,6 @@
 """Figures of one picture: PSNR and SSIM by the protocol, LPIPS and DISTS by their packages.
 
-All of them look at predictions clamped to [0, 1] and not rounded to 8 bits, inside the same border.
+All of them look at predictions clamped to [0, 1], inside the same border.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PACKAGES = {"lpips": ("lpips", "lpips"), "dists": ("DISTS_pytorch", "dists-pytor
 class EvalType:
     """What is compared: colours, and the border that is cut (protocol of the paper, section 4).
 
-    dataset is None (RGB, nothing cut), "div2k" (RGB, scale + 6) or "benchmark" (luma, scale);
-    scale holds one factor for rows and one for columns.
+    dataset is None (RGB, nothing cut), "div2k" (RGB, scale + 6), "rgb" (RGB, scale) or
+    "benchmark" (luma, scale); scale holds one factor for rows and one for columns.
     """
 
     dataset: str | None = None

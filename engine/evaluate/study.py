@@ -20,7 +20,7 @@ from datasets.known import how_to_get
 from engine.config import config_dict, read_config, read_train_config
 from engine.evaluate.metrics import check_metrics
 from engine.evaluate.statistics import Interval, over_pictures, over_seeds
-from engine.evaluate.suite_data import find_suite
+from engine.evaluate.suite_data import check_protocol, find_suite
 from registry import show
 from utils import ConfigError, DataError, did_you_mean, parse_scale
 
@@ -35,14 +35,15 @@ class StudyTest:
     scales: list[int | float | str] = field(default_factory=list)
     lr: Literal["paper", "supplied", "matlab", "pil"] = "paper"
     metrics: list[str] = field(default_factory=lambda: ["psnr"])
+    protocol: Literal["paper", "ciaosr"] | None = None
 
     def check_test(self) -> Iterator[str]:
         if not self.suites:
             yield "suites: none given; allowed: one or more"
         try:
             check_metrics(self.metrics)
-            for scale in self.scales:
-                parse_scale(str(scale), "scales", smallest=1)
+            scales = [parse_scale(str(scale), "scales", smallest=1) for scale in self.scales]
+            check_protocol(self.protocol or "paper", scales, self.lr)
             for suite in self.suites:
                 data = find_suite(suite, Path("load"))
                 if not data.high.is_dir():

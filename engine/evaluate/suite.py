@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from engine.distributed import Processes
+from engine.evaluate.ciaosr_protocol import enlarge_in_tiles, round_to_8_bits
 from engine.evaluate.evaluate import Picture, from_uint8
 from engine.evaluate.metrics import Measure, make_measures, scale_text
 from engine.evaluate.predictions import Predictions
@@ -68,8 +69,12 @@ def model_method(
     raw_weights: bool = False,
     eval_bsize: int | None = None,
     cell_max_scale: float | None = None,
+    protocol: str = "paper",
 ) -> Method:
     """A model by file or name; loaded here, once.
+
+    Args:
+        protocol: one of `engine.evaluate.suite_data.PROTOCOLS`.
 
     Raises:
         ConfigError, DataError: as `engine.weights.pretrained.load_model`.
@@ -80,7 +85,14 @@ def model_method(
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
         how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
         how["cell_max_scale"] = cell_max_scale
-        return render_once(image, model, size, self_ensemble, **how).to(device)
+
+        def whole(image: Image, size: tuple[int, int]) -> Picture:
+            clamp = protocol == "paper"  # else once the mean of tiles is taken
+            return render_once(image, model, size, self_ensemble, clamp=clamp, **how).to(device)
+
+        if protocol == "paper":
+            return whole(image, size)
+        return round_to_8_bits(enlarge_in_tiles(whole, image, size))
 
     options = {precision: precision != "fp32", "self-ensemble": self_ensemble}
     options[f"cell at most x{cell_max_scale or 0:g}"] = cell_max_scale is not None
@@ -97,9 +109,11 @@ def model_method(
         "self_ensemble": self_ensemble,
         "raw_weights": raw_weights,
         "cell_max_scale": cell_max_scale,
-        "rounding": "clamped to [0, 1], not rounded",
+        "protocol": protocol,
+        "rounding": "clamped to [0, 1], not rounded" if protocol == "paper" else "8-bit",
     }
-    key = " ".join([f"model:{checksum}", *chosen])
+    own = [] if protocol == "paper" else [f"protocol {protocol}"]
+    key = " ".join([f"model:{checksum}", *chosen, *own])
     return Method(label, key, paper_row(spec), enlarge, about)
 
 
@@ -213,6 +227,7 @@ def measure_photograph(
                     "image": pictures.name(index),
                     "scale": scale_text(scale),
                     "lr_source": pictures.sources[scale],
+                    "protocol": pictures.data.protocol,
                     "method": method.label,
                     "values": values,
                     "lr_size": list(low.shape[:2]),
@@ -234,4 +249,6 @@ def record_key(method: Method, pictures: Pictures, index: int, scale: Scale) -> 
     source, stamp = pictures.sources[scale], pictures.stamp(index, scale)
     if isinstance(method.enlarge, Predictions):
         stamp += f" {method.enlarge.stamp(pictures, index, scale)}"
+    if pictures.data.protocol != "paper":
+        source += f" {pictures.data.protocol}"
     return f"{method.key} | {place} | {name} | {kind} | {source} | {stamp} | {torch.__version__}"

@@ -14,6 +14,7 @@ from datasets.listing import match_pairs, user_path
 from datasets.resize import resize_matlab
 from datasets.transforms import Plan, cut
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
+from engine.evaluate import ciaosr_protocol
 from engine.evaluate.metrics import EvalType, scale_text
 from utils import ConfigError, DataError, did_you_mean
 
@@ -25,6 +26,7 @@ LR_SOURCES = {
     "matlab": "MATLAB bicubic, made on the fly",
     "pil": "PIL bicubic, made on the fly",
 }
+PROTOCOLS = ("paper", "ciaosr")
 # Of these scales the data sets bring low-resolution pictures, and the paper uses them.
 SUPPLIED_SCALES = ((2.0, 2.0), (3.0, 3.0), (4.0, 4.0))
 
@@ -42,6 +44,7 @@ class SuiteData:
         kind: that of the `eval_type`, "benchmark" or "div2k".
         high: folder of the high-resolution pictures.
         low: folder of the folders X2, X3 and so on.
+        protocol: one of PROTOCOLS, how figures are taken: as in LIIF's paper, or in CiaoSR's.
     """
 
     name: str
@@ -49,6 +52,7 @@ class SuiteData:
     kind: str
     high: Path
     low: Path
+    protocol: str = "paper"
 
     @property
     def scales(self) -> list[Scale]:
@@ -56,7 +60,8 @@ class SuiteData:
         return [(float(scale), float(scale)) for scale in PAPER_SCALES[self.kind]]
 
     def eval_type(self, scale: Scale) -> EvalType:
-        return EvalType(self.kind, scale)
+        kind = "rgb" if (self.protocol, self.kind) == ("ciaosr", "div2k") else self.kind
+        return EvalType(kind, scale)
 
     def low_folder(self, scale: Scale) -> Path:
         return self.low / f"X{scale_text(scale)}"
@@ -90,6 +95,24 @@ def find_suite(name: str, data_root: Path) -> SuiteData:
     return SuiteData(str(folder), str(folder), "benchmark", high, low)
 
 
+def check_protocol(protocol: str, scales: Sequence[Scale], source: str, prefix: str = "") -> None:
+    """Raise ConfigError for what the protocol "ciaosr" can't have.
+
+    Args:
+        source: that of low-resolution pictures, as `Pictures` takes it.
+        prefix: of the names `scales` and `lr` in messages.
+    """
+    if protocol != "ciaosr":
+        return
+    for scale in scales:
+        if not all(factor.is_integer() for factor in scale):
+            given = f"{prefix}scales: {scale_text(scale)} given"
+            raise ConfigError(f"{given}; allowed with protocol ciaosr: whole numbers")
+    if source == "supplied":  # they are of pictures that are not cut
+        given = f"{prefix}lr: supplied given"
+        raise ConfigError(f"{given}; allowed with protocol ciaosr: paper, matlab, pil")
+
+
 class Pictures:
     """The high-resolution pictures of a suite, and the low-resolution ones that are there.
 
@@ -98,7 +121,8 @@ class Pictures:
         scales: those that will be asked for.
         source: "paper" (supplied at x2, x3, x4, else PIL), or one of LR_SOURCES for all scales.
             Of a folder that is none of the paper's data sets, low-resolution pictures that are not
-            supplied are made as the supplied ones were, by MATLAB's bicubic.
+            supplied are made as the supplied ones were, by MATLAB's bicubic; so are all of
+            protocol "ciaosr", whose high-resolution pictures are others.
 
     Raises:
         DataError: no pictures, or folders that can't be pairs. Low-resolution folders that are
@@ -116,7 +140,8 @@ class Pictures:
             chosen = source
             if source == "paper":
                 chosen = "supplied" if scale in SUPPLIED_SCALES else "pil"
-                if chosen == "supplied" and data.name not in SUITES and not folder.is_dir():
+                plain = data.name not in SUITES and not folder.is_dir()
+                if chosen == "supplied" and (plain or data.protocol == "ciaosr"):
                     chosen = "matlab"
             if chosen == "supplied":
                 if not folder.is_dir():
@@ -138,8 +163,25 @@ class Pictures:
         return self.high.paths[0][index].name
 
     def read(self, index: int) -> Image:
-        """The high-resolution picture, uint8 (H, W, 3)."""
-        return self.high.pixels(index)[0]
+        """The high-resolution picture, as far as the protocol takes it: uint8 (H, W, 3)."""
+        pixels = self.high.pixels(index)[0]
+        height, width = self.used(index, (pixels.shape[0], pixels.shape[1]))
+        return pixels[:height, :width]
+
+    def used(self, index: int, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the part at the top left that the protocol takes of that size.
+
+        Raises:
+            DataError: nothing.
+        """
+        if self.data.protocol != "ciaosr":
+            return size
+        cut_to = ciaosr_protocol.cut_size(size)
+        if 0 in cut_to:
+            least = "x".join([str(ciaosr_protocol.MULTIPLE)] * 2)
+            given = f"{self.high.names(index)[0]}: {size[0]}x{size[1]} pixels"
+            raise DataError(f"{given}; allowed with protocol ciaosr: {least} and more")
+        return cut_to
 
     def stamp(self, index: int, scale: Scale) -> str:
         """Changes when a file behind the picture does."""
@@ -164,7 +206,7 @@ class Pictures:
 
     def truth_size(self, index: int, scale: Scale) -> tuple[int, int]:
         """(height, width) of the part that predictions are compared with."""
-        return self.plan(index, self.high.sizes(index)[0], scale).gt.size
+        return self.plan(index, self.used(index, self.high.sizes(index)[0]), scale).gt.size
 
     def pair(self, index: int, high: Image, scale: Scale) -> tuple[Image, Image]:
         """(low, high) resolution, uint8 (h, w, 3) and (H, W, 3), as the paper's wrappers make them.

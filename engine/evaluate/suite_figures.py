@@ -113,10 +113,11 @@ class SuiteFigures:
             return
         xs = [math.sqrt(math.prod(scale)) for scale in pictures.scales]
         names = [scale_text(scale) for scale in pictures.scales]
-        known = published_rows(pictures.data.name, names)
+        known = published_rows(pictures.data.name, names, pictures.data.protocol)
+        comparable = {row: one.values for row, one in known.items() if one.comparable}
         lines = []
         for series in methods:
-            _, published = known.get(series.row, ("", [None] * len(xs)))
+            published = comparable.get(series.row, [None] * len(xs))
             points = [
                 tuple((x, y) for x, y in zip(xs, ys, strict=True) if y is not None)
                 for ys in (series.values, published)

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from datasets.files import write_whole
 from datasets.known import how_to_get
 from engine import distributed
+from engine.evaluate.ciaosr_protocol import NOTE
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.predictions import Predictions, find_predictions
 from engine.evaluate.suite import (
@@ -27,7 +28,13 @@ from engine.evaluate.suite import (
     predictions_method,
     run_suites,
 )
-from engine.evaluate.suite_data import LR_SOURCES, Pictures, SuiteData, find_suite
+from engine.evaluate.suite_data import (
+    LR_SOURCES,
+    Pictures,
+    SuiteData,
+    check_protocol,
+    find_suite,
+)
 from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import Series, Table, make_table
@@ -58,6 +65,7 @@ def run_and_report(options: argparse.Namespace) -> None:
         ConfigError, DataError: options, data or models that are no good.
     """
     started = time.time()
+    protocol = options.protocol or "paper"
     check_cell_max_scale(options.cell_max_scale)
     if options.eval_bsize is not None and options.eval_bsize < 1:
         raise ConfigError(f"--eval-bsize: {options.eval_bsize} given; allowed: at least 1")
@@ -101,6 +109,7 @@ def run_and_report(options: argparse.Namespace) -> None:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seconds": round(seconds, 1),
             "device": str(device),
+            "protocol": protocol,
             "versions": {**versions(), "platform": platform.platform()},
             "methods": [method.about for method in methods],
             "skipped": [asdict(skip) for skip in skipped],
@@ -117,7 +126,10 @@ def open_suites(options: argparse.Namespace) -> tuple[list[Pictures], list[Skipp
         ConfigError, DataError: scales or names that are no good, or nothing is there.
     """
     scales = [parse_scale(text, "--scales", smallest=1) for text in options.scales or []]
+    protocol = options.protocol or "paper"
+    check_protocol(protocol, scales, options.lr or "paper", "--")
     found = [find_suite(name, options.data_root or Path("load")) for name in options.suite]
+    found = [replace(data, protocol=protocol) for data in found]
     suites, skipped = [], []
     for data in {data.name: data for data in found}.values():
         if not data.high.is_dir():
@@ -155,6 +167,7 @@ def make_methods(
             raw_weights=options.raw_weights,
             eval_bsize=options.eval_bsize,
             cell_max_scale=options.cell_max_scale,
+            protocol=options.protocol or "paper",
         )
         for name in options.model
     ]
@@ -164,7 +177,7 @@ def make_methods(
 def progress_path(methods: Sequence[Method], options: argparse.Namespace) -> Path:
     """Where results are kept until the end when `--json` names no file: one per question."""
     asked = [*(method.key for method in methods), *options.suite, *options.metrics]
-    asked += [str(options.scales), str(options.lr), str(options.data_root)]
+    asked += [str(options.scales), str(options.lr), str(options.data_root), str(options.protocol)]
     return PROGRESS_FOLDER / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.json"
 
 
@@ -177,7 +190,10 @@ def suite_table(
         sources.setdefault(source, []).append(f"x{scale_text(scale)}")
     made = "; ".join(f"{' '.join(at)} {LR_SOURCES[source]}" for source, at in sources.items())
     how = measured(pictures.data, metric)
-    notes = [f"{len(pictures)} pictures; {how}; predictions of models not rounded", f"LR: {made}"]
+    ciaosr = pictures.data.protocol == "ciaosr"
+    rounding = [] if ciaosr else ["predictions of models not rounded"]
+    notes = ["; ".join([f"{len(pictures)} pictures", how, *rounding]), f"LR: {made}"]
+    notes += [NOTE] if ciaosr else []
     notes += [
         f"{method.label}: pictures of 8 bits in {method.about['folder']}"
         for method in methods
@@ -185,13 +201,15 @@ def suite_table(
     ]
     scales = [scale_text(scale) for scale in pictures.scales]
     means = suite_means(pictures, methods, records, metric)
-    return make_table(pictures.data.name, metric, pictures.data.title, notes, scales, means)
+    data = pictures.data
+    return make_table(data.name, metric, data.title, notes, scales, means, data.protocol)
 
 
 def measured(data: SuiteData, metric: str) -> str:
     """What a metric looks at, for people."""
-    extra = BORDER_EXTRA[data.kind]
-    colour = {"psnr": data.eval_type((1, 1)).colour, "ssim": "Y"}.get(metric, "RGB")
+    kind = data.eval_type((1, 1))
+    extra = BORDER_EXTRA[kind.dataset or ""]
+    colour = {"psnr": kind.colour, "ssim": "Y"}.get(metric, "RGB")
     return f"{colour}, border of S{f' + {extra}' if extra else ''} pixels cut"
 
 

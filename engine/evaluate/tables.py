@@ -7,12 +7,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PAPER_TABLES = Path(__file__).with_name("paper_tables.json")
 DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "dists": 4}
 TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM (Y)", "lpips": "LPIPS (lower is better)"}
 TITLES["dists"] = "DISTS (lower is better)"
+
+
+# Model -> what its rows are called, and the published values of its arguments.
+MLP: dict[str, Any] = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [256] * 3}}
+SUCCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "metasr": ("metasr", {}),
+    "lte": ("lte", {"imnet_spec": MLP, "hidden_dim": 256}),
+    "sronet": ("srno", {"width": 256, "blocks": 16}),
+    "ciaosr": (
+        "ciaosr",
+        {"imnet_spec": {**MLP, "args": {**MLP["args"], "hidden_list": [256] * 4}}},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -61,25 +74,44 @@ class Table:
 
 @functools.cache
 def paper_tables() -> dict[str, Any]:
-    """Published PSNR by suite: `scales`, `rows` (null where none is known) and `sources`."""
+    """Published PSNR by suite: `scales`, `rows` (null where none is known) and `sources`.
+
+    `protocols` names that of rows which are not by the paper's.
+    """
     return json.loads(PAPER_TABLES.read_text(encoding="utf-8"))
 
 
+class Published(NamedTuple):
+    """A row of published PSNR, with a value per scale, None where unknown.
+
+    Attributes:
+        comparable: whether figures were taken by the protocol in question.
+    """
+
+    source: str
+    values: list[float | None]
+    comparable: bool
+
+
 def published_rows(
-    suite: str, scales: Sequence[str]
-) -> dict[str | None, tuple[str, list[float | None]]]:
-    """Published PSNR of a suite by row: its source, and a value per scale, None where unknown.
+    suite: str, scales: Sequence[str], protocol: str = "paper"
+) -> dict[str | None, Published]:
+    """Published PSNR of a suite by row.
 
     Args:
         scales: texts such as "4" or "2x3.5"; rows without any of them are left out.
     """
     table = paper_tables().get(suite, {"scales": [], "rows": {}})
-    result: dict[str | None, tuple[str, list[float | None]]] = {}
+    result: dict[str | None, Published] = {}
     for name, figures in table["rows"].items():
         known = dict(zip((f"{scale:g}" for scale in table["scales"]), figures, strict=True))
         values = [known.get(scale) for scale in scales]
         if any(value is not None for value in values):
-            result[name] = (table["sources"].get(name, "paper"), values)
+            own = table.get("protocols", {}).get(name, "paper")
+            source = table["sources"].get(name, "paper")
+            if own != protocol:
+                source += f", by another protocol: {own}"
+            result[name] = Published(source, values, own == protocol)
     return result
 
 
@@ -100,8 +132,9 @@ def paper_row(spec: Mapping[str, Any]) -> str | None:
         defaults.get(key, value) != value for key, value in encoder_args.items()
     ):
         return None
-    if spec.get("name") == "metasr":
-        return f"{name}-metasr"
+    if spec.get("name") in SUCCESSORS:
+        row, published = SUCCESSORS[spec["name"]]
+        return f"{name}-{row}" if all(args.get(k, v) == v for k, v in published.items()) else None
     if spec.get("name") != "liif":
         return None
     imnet = args.get("imnet_spec")
@@ -132,16 +165,22 @@ def make_table(
     notes: Sequence[str],
     scales: Sequence[str],
     methods: Sequence[Series],
+    protocol: str = "paper",
 ) -> Table:
-    """Each method, and for PSNR its published row and the difference; then the other rows."""
+    """Each method, and for PSNR its published row and the difference; then the other rows.
+
+    There is no difference to figures that were taken by another protocol.
+    """
     digits = DIGITS[metric]
-    known = published_rows(suite, scales) if metric == "psnr" else {}
+    known = published_rows(suite, scales, protocol) if metric == "psnr" else {}
     rows: list[Row] = []
     for method in methods:
         rows.append(Row(method.label, "ours", cells(method.values, digits)))
         if method.row in known:
-            source, published = known[method.row]
+            source, published, comparable = known[method.row]
             rows.append(Row(f"published ({source})", "published", cells(published, None)))
+            if not comparable:
+                continue
             differences = [
                 None if ours is None or theirs is None else ours - theirs
                 for ours, theirs in zip(method.values, published, strict=True)
@@ -150,7 +189,7 @@ def make_table(
     shown = {method.row for method in methods}
     rows += [
         Row(f"{name} ({source})", "context", cells(values, None))
-        for name, (source, values) in known.items()
+        for name, (source, values, _) in known.items()
         if name not in shown
     ]
     columns = tuple(f"x{scale}" for scale in scales)

@@ -20,6 +20,7 @@ def render_once(
     model: nn.Module,
     size: tuple[int, int],
     self_ensemble: bool = False,
+    clamp: bool = True,
     **options: Any,
 ) -> Tensor:
     """A photograph at one size, by a model, encoded window by window.
@@ -29,9 +30,10 @@ def render_once(
         size: (height, width) of the result.
         self_ensemble: the mean of eight renderings: of the photograph in its four flips, and of
             these transposed, each turned back.
+        clamp: to [0, 1]; a model's colours may lie outside.
 
     Returns:
-        float32 (3, height, width) in [0, 1], on the CPU.
+        float32 (3, height, width), on the CPU.
     """
     pixels = rgb(as_photo(photo).pixels)
     orientations = [*itertools.product((False, True), FLIPS)] if self_ensemble else [(False, ())]
@@ -44,4 +46,5 @@ def render_once(
         picture = image.render(*asked, clamp=False)
         picture = picture.transpose(1, 2) if transposed else picture
         total += picture.flip([axis + 1 for axis in axes])
-    return total.div_(len(orientations)).clamp_(0, 1)
+    total /= len(orientations)
+    return total.clamp_(0, 1) if clamp else total
