@@ -26,8 +26,8 @@ class DeviceBatches:
     """All pictures of a wrapper's data set on one device, and batches made from them there.
 
     Args:
-        wrapper: any of the three; its plans for one batch must agree in the input's size and the
-            number of samples.
+        wrapper: any of `datasets.wrappers`; its plans for one batch must agree in the input's size
+            and the number of samples.
         device: where the pixels are kept and the batches are made.
 
     Raises:

@@ -40,7 +40,7 @@ Scale = Annotated[float, AtLeast(1)]
 
 
 class Wrapper:
-    """What the three wrappers share; each adds how it plans an item.
+    """What the wrappers share; each adds how it plans an item.
 
     Args:
         dataset: has a length and items that are a picture (3, H, W) or a tuple of them, float32 in
@@ -264,6 +264,32 @@ class SRImplicitDownsampled(Wrapper):
         self.check_sample_q(self.sample_q, scaled(inp_size, self.scale_min), self.name(index))
 
 
+@register("sr-implicit-paired-fast")
+class SRImplicitPairedFast(SRImplicitPaired):
+    """`sr-implicit-paired` as LTE's and SRNO's files name it: inp_size**2 target pixels.
+
+    Their code folds the samples into a square; here they come row by row, the same for any model.
+    """
+
+    def __init__(self, dataset: Any, inp_size: Count | None = None, augment: bool = False) -> None:
+        super().__init__(dataset, inp_size, augment, squared(inp_size))
+
+
+@register("sr-implicit-downsampled-fast")
+class SRImplicitDownsampledFast(SRImplicitDownsampled):
+    """`sr-implicit-downsampled` as LTE's and SRNO's files name it: inp_size**2 target pixels."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        inp_size: Count | None = None,
+        scale_min: Scale | tuple[Scale, Scale] = 1,
+        scale_max: Scale | tuple[Scale, Scale] | None = None,
+        augment: bool = False,
+    ) -> None:
+        super().__init__(dataset, inp_size, scale_min, scale_max, augment, squared(inp_size))
+
+
 @register("sr-implicit-uniform-varied")
 class SRImplicitUniformVaried(Wrapper):
     """Square pairs of fixed sizes; the target's size grows with the index (section 4.3).
@@ -315,6 +341,11 @@ class SRImplicitUniformVaried(Wrapper):
         self.check_sample_q(self.sample_q, smallest, self.name(index, 1))
         samples = draw_samples(rng, gt.size, self.sample_q)
         return Plan(View(0, Box(0, 0, *sizes[0])), gt, flips, samples)
+
+
+def squared(side: int | None) -> int | None:
+    """Pixels of a square; None where it has no side."""
+    return None if side is None else side**2
 
 
 def per_axis(scale: float | tuple[float, float]) -> tuple[float, float]:

@@ -152,6 +152,15 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmupStepLR:
+    """SRNO's: from the optimiser's rate to `multiplier` times it, then half a cosine wave to 0."""
+
+    multiplier: Annotated[float, Above(1)]
+    total_epoch: NonNegativeInt
+    """Epochs over which it rises."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that `train_liif.py` reads from its file."""
 
@@ -166,6 +175,8 @@ class TrainConfig:
     multi_step_lr: MultiStepLR | None = None
     lr_schedule: CosineLR | None = None
     """Instead of multi_step_lr."""
+    warmup_step_lr: WarmupStepLR | None = None
+    """Instead of both."""
     resume: str | None = None
     """A checkpoint to go on from, or "auto"."""
     init: str | None = None
@@ -191,8 +202,19 @@ class TrainConfig:
     """Modules, or `.py` files, that register encoders, models, data sets and wrappers."""
 
     def check_schedules(self) -> Iterator[str]:
-        if self.multi_step_lr is not None and self.lr_schedule is not None:
-            yield "lr_schedule: given beside multi_step_lr; allowed: one of the two"
+        names = "multi_step_lr", "lr_schedule", "warmup_step_lr"
+        first, *others = [name for name in names if getattr(self, name) is not None] or [""]
+        for name in others:
+            yield f"{name}: given beside {first}; allowed: one of the two"
+
+    def cosine(self) -> tuple[CosineLR | None, float]:
+        """The cosine that the rate follows, if any, and its highest rate."""
+        own, base = self.warmup_step_lr, self.optimizer.lr
+        if own is None:
+            return self.lr_schedule, base
+        share = 1 / own.multiplier
+        wave = CosineLR(name="cosine", warmup=own.total_epoch, warmup_from=share, every="epoch")
+        return wave, base * own.multiplier
 
     def check_start(self) -> Iterator[str]:
         if self.resume is not None and self.init is not None:

@@ -268,6 +268,12 @@ def test_one_schedule_only() -> None:
     overrides = ["multi_step_lr={milestones: [1]}", "lr_schedule={name: cosine}"]
     with pytest.raises(ConfigError, match="lr_schedule: given beside multi_step_lr"):
         read_train_config(TRAIN, overrides)
+    overrides[0] = "multi_step_lr=null"
+    overrides.append("warmup_step_lr={multiplier: 10, total_epoch: 1}")
+    with pytest.raises(ConfigError, match="warmup_step_lr: given beside lr_schedule"):
+        read_train_config(TRAIN, overrides)
+    with pytest.raises(ConfigError, match=r"multiplier: 1 given; allowed: .* above 1"):
+        read_train_config(TRAIN, [overrides[0], "warmup_step_lr={multiplier: 1, total_epoch: 1}"])
 
 
 def test_bad_images_are_not_skipped_on_the_device() -> None:
@@ -363,6 +369,7 @@ paths = [
     "epoch_max",
     "multi_step_lr",
     "lr_schedule",
+    "warmup_step_lr",
     "data_norm",
     "data_norm.inp",
     "eval_type",

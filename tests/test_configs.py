@@ -53,6 +53,18 @@ def test_shipped_configuration_passes_the_check(path: Path) -> None:
                 assert values[key][part]["args"].get(name) == value, (key, part, name)
 
 
+def test_fast_tests_are_the_others_with_a_clipped_cell() -> None:
+    plain = {
+        path.stem: path
+        for path in SHIPPED
+        if path.parent.name == "test" and not path.stem.startswith(("test-fast", "test-celeb"))
+    }
+    assert len(plain) == 28
+    for stem, path in plain.items():
+        fast = config_dict(read_test_config(path.with_stem(stem.replace("test-", "test-fast-"))))
+        assert fast == {**config_dict(read_test_config(path)), "cell_max_scale": 4}
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_study_passes_the_check(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,44 @@ def test_trained_resumed_tested_and_handed_on(
     for state in (one.state_dict() for one in states):
         for key, value in load_checkpoint(path)["model"]["sd"].items():
             assert torch.equal(state[key], value), key
+
+
+# As SRNO's file has it, but for sizes: their wrappers, their schedule, `lr: 4.e-5` as text.
+PUBLISHED_SHAPE = """
+train_dataset:
+  dataset: {name: image-folder, args: {root_path: pictures, repeat: 2, cache: in_memory}}
+  wrapper:
+    name: sr-implicit-downsampled-fast
+    args: {inp_size: 4, scale_max: 4, augment: true}
+  batch_size: 4
+val_dataset:
+  dataset: {name: image-folder, args: {root_path: pictures, first_k: 2, cache: in_memory}}
+  wrapper: {name: sr-implicit-downsampled-fast, args: {scale_min: 2, scale_max: 2}}
+  batch_size: 1
+data_norm:
+  inp: {sub: [0.5], div: [0.5]}
+  gt: {sub: [0.5], div: [0.5]}
+optimizer: {name: adam, args: {lr: 4.e-5}}
+epoch_max: 2
+warmup_step_lr: {multiplier: 10, total_epoch: 1}
+eval_type: benchmark-2
+eval_bsize: 500
+epoch_val: 1
+epoch_save: 1
+resume: null
+num_workers: 0
+"""
+
+
+def test_a_file_in_the_shape_of_its_authors_trains(warm: WarmRuns, tmp_path: Path) -> None:
+    write_config(tmp_path)
+    args = {**SPECS["sronet"], "width": 32, "blocks": 4}
+    model = yaml.safe_dump({"model": {"name": "sronet", "args": args}})
+    (tmp_path / "tiny.yaml").write_text(PUBLISHED_SHAPE + model)
+    code, text = warm.run(tmp_path)
+    assert code == 0, text
+    assert re.findall(r"train: .* lr=([0-9.e-]+)", text) == ["4.00e-05", "4.00e-04"]
+    assert len((tmp_path / RUN / "losses.csv").read_text().splitlines()) == 1 + 2 * 3
 
 
 @pytest.mark.slow

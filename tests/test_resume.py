@@ -199,7 +199,7 @@ def test_epochs_matter_to_a_cosine(warm: WarmRuns, folder: Path) -> None:
     assert warm.run(folder, *cosine, "epoch_max=1")[0] == 0
     code, text = warm.run(folder, "--resume", "auto", *cosine, "epoch_max=2")
     assert code == 2
-    assert "epoch_max: 2 now, 1 then, and lr_schedule reaches its lowest rate at that" in text
+    assert "epoch_max: 2 now, 1 then, and the learning rate is lowest at that" in text
     assert text.count("now,") == 1, "nothing else is different"
     assert warm.run(folder, "--resume", "auto", "--resume-anyway", *cosine, "epoch_max=2")[0] == 0
 

@@ -278,13 +278,17 @@ def test_learning_rates_by_milestones() -> None:
 
 def test_srnos_learning_rates(root: Path) -> None:
     """4e-5 (1 + 9 e/50) up to epoch 50, then 2e-4 (1 + cos(pi (e - 50)/1000)), epoch by epoch."""
-    config = read_train_config(root / "configs/train-div2k/train_edsr-baseline-sronet.yaml")
+    path = root / "configs/train-div2k/train_edsr-baseline-sronet.yaml"
+    config = read_train_config(path)
+    named = "warmup_step_lr={multiplier: 10, total_epoch: 50}"
+    theirs = read_train_config(path, ["lr_schedule=null", named, "optimizer.args.lr=4.e-5"])
     for epoch in (0, 1, 49, 50, 51, 550, 1049):
         rate = 4e-5 * (1 + 9 * epoch / 50)
         if epoch >= 50:
             rate = 2e-4 * (1 + math.cos(math.pi * (epoch - 50) / 1000))
         for step in (0, 249):
             assert learning_rate(config, 250 * epoch + step, 250) == pytest.approx(rate)
+            assert learning_rate(theirs, 250 * epoch + step, 250) == pytest.approx(rate)
 
 
 def test_learning_rates_along_a_cosine() -> None:

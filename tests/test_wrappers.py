@@ -1,4 +1,4 @@
-"""Items of the three wrappers: published figures, properties of the random draws, errors."""
+"""Items of the wrappers: published figures, properties of the random draws, errors."""
 
 from __future__ import annotations
 
@@ -280,3 +280,31 @@ def test_impossible_settings(name: str, args: dict[str, Any], words: str) -> Non
     assert len(problems) == 1
     assert problems[0].startswith("wrapper.args.")
     assert words in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("sr-implicit-paired", {}),
+        ("sr-implicit-paired", {"inp_size": 6, "augment": True}),
+        ("sr-implicit-downsampled", {"scale_min": 2}),
+        ("sr-implicit-downsampled", {"inp_size": 6, "scale_max": 4, "augment": True}),
+    ],
+)
+def test_the_fast_names_are_the_flat_items_of_a_square_of_samples(
+    name: str, args: dict[str, Any]
+) -> None:
+    pictures = (noise(10, 12), noise(20, 24, seed=1))
+    dataset = Pixels([pictures if name == "sr-implicit-paired" else pictures[1:]])
+    if "scale_max" in args:
+        dataset = Pixels([(noise(30, 40),)])
+    samples = {"sample_q": args["inp_size"] ** 2} if "inp_size" in args else {}
+    flat, fast = (
+        datasets.make({"name": one, "args": given}, {"dataset": dataset})
+        for one, given in ((name, {**args, **samples}), (f"{name}-fast", args))
+    )
+    for seed in range(5):
+        a, b = (one.sample(0, np.random.default_rng(seed)) for one in (flat, fast))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert len(a["gt"]) == (36 if samples else 480)

@@ -23,6 +23,8 @@ LR_ORIGINS = {
     "sr-implicit-paired": "as supplied",
     "sr-implicit-downsampled": "PIL bicubic, made on the fly",
     "sr-implicit-uniform-varied": "as supplied",
+    "sr-implicit-paired-fast": "as supplied",
+    "sr-implicit-downsampled-fast": "PIL bicubic, made on the fly",
 }
 
 

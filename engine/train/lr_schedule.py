@@ -14,8 +14,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
         step: steps done before this one, since the run began.
         steps_per_epoch: steps of every epoch.
     """
-    base = config.optimizer.lr
-    schedule = config.lr_schedule
+    schedule, base = config.cosine()
     if schedule is not None:
         by_epoch = schedule.every == "epoch"
         done = step // steps_per_epoch if by_epoch else step

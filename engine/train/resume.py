@@ -149,12 +149,12 @@ def find_differences(
     now, before = flatten(new), flatten(old)
     for key in sorted({*now, *before}):
         part, _, rest = key.partition(".")
-        free = part in FREE and (part != "epoch_max" or config.lr_schedule is None)
+        free = part in FREE and (part != "epoch_max" or config.cosine()[0] is None)
         is_place = rest.startswith("dataset.args.") and rest.rsplit(".", 1)[-1] in PLACES
         same = now.get(key) == before.get(key)
         if not (same or free or (is_place and part in old_files and part in data)):
             given = (show(s[key]) if key in s else "not given" for s in (now, before))
-            why = ", and lr_schedule reaches its lowest rate at that epoch"
+            why = ", and the learning rate is lowest at that epoch"
             yield "{}: {} now, {} then{}".format(key, *given, why if key == "epoch_max" else "")
     for part, files in data.items():
         # The contents, written last, are missing in what earlier versions wrote.
