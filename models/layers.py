@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,10 @@ def first_layer(layer: nn.Module, pixels: Tensor) -> Tensor:
     A pixel between -1 and 1 has 8 bits of its own; bfloat16 would round it, by more than all the
     layers that follow do together. The result is in autocast's precision.
     """
-    kind = pixels.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
+    if not autocasts(pixels):
         return layer(pixels)
-    with torch.autocast(kind, enabled=False):
-        return layer(pixels.float()).to(torch.get_autocast_dtype(kind))
+    with no_autocast(pixels):
+        return layer(pixels.float()).to(torch.get_autocast_dtype(pixels.device.type))
 
 
 class MeanShift(nn.Conv2d):
@@ -79,5 +79,17 @@ def tail_radius(scale: int) -> int:
 
 def product_dtype(like: Tensor) -> torch.dtype:
     """The precision of matrix products here: autocast's where it is on, else that of `like`."""
-    kind = like.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
+    return torch.get_autocast_dtype(like.device.type) if autocasts(like) else like.dtype
+
+
+def autocasts(like: Tensor) -> bool:
+    """Whether autocast is on where a tensor is.
+
+    A meta tensor, of which only the shape is wanted, knows none.
+    """
+    return not like.is_meta and torch.is_autocast_enabled(like.device.type)
+
+
+def no_autocast(like: Tensor) -> AbstractContextManager[object]:
+    """Autocast off, where a tensor is, for steps that need float32."""
+    return torch.autocast(like.device.type, enabled=False) if autocasts(like) else nullcontext()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import conv, first_layer
+from models.layers import conv, first_layer, no_autocast
 from models.models import register
 from registry import AtLeast
 from utils import DataError
@@ -94,10 +93,7 @@ class WindowAttention(nn.Module):
         windows, tokens, dim = x.shape
         qkv = self.qkv(x).view(windows, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (windows, heads, 64, d)
-        # A meta tensor, of which only the shape is wanted, knows no autocast.
-        with (
-            contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-        ):
+        with no_autocast(x):
             added = (bias if mask is None else bias + mask).expand(windows, -1, -1, -1)
             out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=added)
         return out.to(x.dtype).transpose(1, 2).reshape(windows, tokens, dim)

@@ -17,12 +17,11 @@ import models
 from engine.config import TrainConfig, config_dict
 from engine.runtime import versions
 from engine.weights.checkpoint import as_checkpoint, check_answers, read_tensors
+from engine.weights.convert import load_encoder, official_swinir
 from engine.weights.pretrained import find_weights
-from models.swinir import SwinIR
 from registry import show
 from utils import DataError, UserError
 
-BUFFERS = ("attn_mask", "relative_position_index")  # of SwinIR: nothing that is trained
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -186,33 +185,6 @@ def start_from(model: nn.Module, name: str) -> None:
             load_state(model, start["model"]["sd"] if start.get("ema") is None else start["ema"])
     except UserError as error:
         raise DataError(f"init: {name}: {error}") from error
-
-
-def official_swinir(content: Any) -> Mapping[str, Any] | None:
-    """The state dict in a file of SwinIR's authors, which has no specification; None elsewhere."""
-    if not isinstance(content, Mapping) or "model" in content:
-        return None
-    weights = content.get("params_ema", content.get("params"))
-    return weights if isinstance(weights, Mapping) else None
-
-
-def load_encoder(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Start a model's encoder from SwinIR's own weights, without the enlargement after them.
-
-    Raises:
-        DataError: another encoder, or another size of it.
-    """
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, SwinIR):
-        raise DataError("weights of SwinIR; allowed for models whose encoder is swinir")
-    own = encoder.state_dict()
-    tail = () if encoder.conv_before_upsample is not None else ("conv_before_upsample.",)
-    kept = {
-        k: v for k, v in weights.items() if not k.startswith(("upsample.", "conv_last.", *tail))
-    }
-    # Buffers hold no training: theirs may be of another picture size, or left out.
-    buffers = {key: value for key, value in own.items() if key.endswith(BUFFERS)}
-    models.models.load_weights(encoder, {**kept, **buffers}, "swinir")
 
 
 def load_state(model: nn.Module, weights: Any) -> None:

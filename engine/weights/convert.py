@@ -1,8 +1,8 @@
-"""Checkpoints in mmagic's names, CiaoSR's published ones among them, in this project's layout.
+"""Other projects' files: mmagic's checkpoints in this project's layout, SwinIR's as a start.
 
-mmagic (formerly mmediting) keeps its network's weights under `generator.`, those of the encoder at
-the top level. What the layers are called there says which encoder it is, and their shapes say how
-large: nothing else in such a file does.
+mmagic (formerly mmediting), whose layout CiaoSR's published checkpoints have, keeps its network's
+weights under `generator.`, those of the encoder at the top level. What the layers are called there
+says which encoder it is, and their shapes say how large: nothing else in such a file does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 from engine.weights.checkpoint import read_tensors
-from models.models import fitting_weights
+from models.models import fitting_weights, load_weights
 from models.rdn import SIZES
+from models.swinir import SwinIR
 from utils import DataError, UserError
 
 State = Mapping[str, Tensor]
@@ -40,7 +41,8 @@ NAMES = {
     "swinir": {r"(conv_first|patch_embed|layers|norm|conv_after_body)\.": r"encoder.\1."},
 }
 # Known without a file, and not in all of them, or of the size of a training picture.
-CONSTANTS = re.compile(r"encoder\.((sub|add)_mean\.|.*\.(attn_mask|relative_position_index)$)")
+BUFFERS = ("attn_mask", "relative_position_index")  # of SwinIR
+CONSTANTS = re.compile(rf"encoder\.((sub|add)_mean\.|.*\.({'|'.join(BUFFERS)})$)")
 DIV2K_MEAN = {"sub": [0.4488, 0.4371, 0.4040], "div": [1.0]}
 
 
@@ -141,3 +143,30 @@ def renamed(state: State, spec: Mapping[str, Any]) -> dict[str, Tensor]:
             raise DataError(f"two weights are {name}")
         result[name] = value
     return result
+
+
+def official_swinir(content: Any) -> Mapping[str, Any] | None:
+    """The state dict in a file of SwinIR's authors, which has no specification; None elsewhere."""
+    if not isinstance(content, Mapping) or "model" in content:
+        return None
+    weights = content.get("params_ema", content.get("params"))
+    return weights if isinstance(weights, Mapping) else None
+
+
+def load_encoder(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Start a model's encoder from SwinIR's own weights, without the enlargement after them.
+
+    Raises:
+        DataError: another encoder, or another size of it.
+    """
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, SwinIR):
+        raise DataError("weights of SwinIR; allowed for models whose encoder is swinir")
+    own = encoder.state_dict()
+    tail = () if encoder.conv_before_upsample is not None else ("conv_before_upsample.",)
+    kept = {
+        k: v for k, v in weights.items() if not k.startswith(("upsample.", "conv_last.", *tail))
+    }
+    # Buffers hold no training: theirs may be of another picture size, or left out.
+    buffers = {key: value for key, value in own.items() if key.endswith(BUFFERS)}
+    load_weights(encoder, {**kept, **buffers}, "swinir")
