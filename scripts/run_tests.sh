@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project on any machine: bash scripts/run_tests.sh [--slow] [PYTEST ARGUMENTS]
-# Makes .venv when there is none, then runs ruff, mypy and pytest; --slow adds the longer tests.
+# Makes .venv when there is none, then runs ruff, mypy and pytest, files of tests side by side on the
+# cores; --slow adds the longer tests.
 set -u
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -19,7 +20,8 @@ step() {
 step "ruff check" "$VENV_PYTHON" -m ruff check .
 step "ruff format" "$VENV_PYTHON" -m ruff format --check .
 step "mypy" "$VENV_PYTHON" -m mypy
-step "pytest" "$VENV_PYTHON" -m pytest --timeout 1200 --durations 10 "$@"
+step "pytest" "$VENV_PYTHON" -m pytest -n auto --maxprocesses 8 --dist loadfile \
+    --timeout 1200 --durations 10 "$@"
 
 echo
 if [ "${#failed[@]}" -gt 0 ]; then

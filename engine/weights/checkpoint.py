@@ -26,7 +26,7 @@ from datasets.files import file_errors, write_whole
 from engine.normalisation import recorded_norm
 from utils import ConfigError, DataError, UserError
 
-MAX_VALUES = 10**7
+MAX_VALUES = 1_000_000  # a checkpoint of 22 million weights holds some thousand values
 """Tensors, numbers and texts in a checkpoint, which may name one of them many times."""
 UNKNOWN_MODEL = ": unknown model "  # as registry.unknown words it
 MAX_PATH = 10**4
