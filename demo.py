@@ -91,7 +91,9 @@ def make_parser() -> Parser:
     parser.add_argument("--zoom-video", metavar="FILE", help="glide into the box: .mp4 or .gif")
     parser.add_argument("--gpu", help="number of the CUDA device")
     parser.add_argument("--precision", default="fp32", choices=[*PRECISIONS])
-    parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
+    parser.add_argument(
+        "--raw-weights", action="store_true", help="the weights as trained, not their EMA"
+    )
     parser.add_argument(
         "--cell-max-scale", metavar="S", type=float, help="no smaller cell than that of xS"
     )

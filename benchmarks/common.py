@@ -153,7 +153,7 @@ def table(contenders: list[Contender], rates: dict[str, float]) -> str:
     """Markdown; ratios are to the first contender: the median of those within each round."""
     lines = [
         "| | median ms | ratio | processor ms | ratio | peak memory MB "
-        "| share of the product's rate | difference |",
+        "| share of the matrix-multiply rate | difference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     first = contenders[0]

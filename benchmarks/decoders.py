@@ -102,7 +102,7 @@ def main() -> None:
     side, rates = args.height * args.scale, {}
     print(f"{side}x{side} pixels from features of {args.height}x{args.height}\n")
     print(
-        "| decoder | plain ms | ms | ratio | of processor time | share of the product's rate",
+        "| decoder | plain ms | ms | ratio | of processor time | share of the matrix-multiply rate",
         end="",
     )
     print(" | plain MB | MB | difference |\n| --- " + "| ---: " * 8 + "|")

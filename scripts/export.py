@@ -206,7 +206,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--safetensors", type=Path, metavar="FILE", help="write the weights")
     parser.add_argument("--onnx", type=Path, metavar="FOLDER", help="write the two graphs")
     add_import_option(parser)
-    parser.add_argument("--raw-weights", action="store_true", help="not the weights' average")
+    parser.add_argument(
+        "--raw-weights", action="store_true", help="the weights as trained, not their EMA"
+    )
     options = parser.parse_args(given)
     if options.safetensors is None and options.onnx is None:
         raise ConfigError("--safetensors or --onnx: missing; allowed: one of them, or both")

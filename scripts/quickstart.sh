@@ -29,7 +29,7 @@ fi
     ${settings[@]+"${settings[@]}"}
 
 echo
-echo "== a photograph that it has not seen: bicubic, the new model, and the one that comes along"
+echo "== a photograph that it has not seen: bicubic, the new model, and the bundled compact model"
 "$VENV_PYTHON" test.py --suite "$held_out" --scales 2 3 4 --lr pil --metrics psnr \
     --baseline bicubic --model "$run_folder/epoch-last.pth" --model compact-liif --json "$run_folder/test.json"
 

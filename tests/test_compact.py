@@ -1,4 +1,4 @@
-"""The weights that come along: what they are, what they reach, and that the recipe makes them."""
+"""The bundled weights: what they are, what they reach, and that the recipe makes them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LATER = [Path(f"configs/train-bsds500/train_compact-liif-{n}.yaml") for n in (2,
 
 def test_small_whole_and_of_the_shipped_recipe(root: Path) -> None:
     checkpoint = load_checkpoint(DEFAULT)
-    sittings = [yaml.safe_load((root / path).read_text()) for path in (RECIPE, *LATER)]
+    stages = [yaml.safe_load((root / path).read_text()) for path in (RECIPE, *LATER)]
     spec = {key: checkpoint["model"][key] for key in ("name", "args")}
     assert DEFAULT.stat().st_size < 8_000_000
     assert checkpoint["checksum"].startswith("sha256:")
-    assert all(sitting["model"] == spec for sitting in sittings)
-    assert checkpoint["epoch"] == sittings[-1]["epoch_max"]
+    assert all(stage["model"] == spec for stage in stages)
+    assert checkpoint["epoch"] == stages[-1]["epoch_max"]
     assert all(torch.isfinite(value).all() for value in load_model().state_dict().values())
 
 

@@ -106,7 +106,7 @@ class ContinuousImage:
             model: as `engine.weights.pretrained.load_model` takes it, or a model.
             device: where to work; default: that of the model, or the best there is.
             precision: fp32, bf16 (fp32 on a CPU that has none), or on CUDA fp16.
-            raw_weights: not the weights' average, where a checkpoint holds one.
+            raw_weights: the weights as trained, not their EMA, where a checkpoint holds one.
             spec: {name, args} of a model that is given as a module; only `save` needs it.
             keep_features: encode the whole photograph once, now, for any number of renderings. If
                 not, each rendering encodes what it shows, in bounded memory. Models whose features

@@ -1,4 +1,4 @@
-"""Models by file or by name: the weights that come along, published ones, safetensors."""
+"""Models by file or by name: the bundled weights, published ones, safetensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils import ConfigError, DataError, did_you_mean
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# The weights that come along (docs/model-card.md): what is used when no model is named.
+# The bundled weights (docs/model-card.md): what is used when no model is named.
 DEFAULT = ROOT / "models" / "weights" / "compact-liif.pth"
 
 
