@@ -7,6 +7,7 @@ annotations and collects every problem, so that the user hears of all of them at
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copy
 import dataclasses
@@ -41,11 +42,24 @@ class Bound:
 
 AtLeast = functools.partial(Bound, "of at least", operator.ge)
 Above = functools.partial(Bound, "above", operator.gt)
+AtMost = functools.partial(Bound, "of at most", operator.le)
 Below = functools.partial(Bound, "below", operator.lt)
 
 
+class Reader(abc.ABC):
+    """`Annotated[dict, reader]`: a value that is read in a way of its own."""
+
+    @abc.abstractmethod
+    def read(self, value: Any, path: str, problems: list[str]) -> Any:
+        """The value checked, UNREAD where it is another; problems are appended."""
+
+    @abc.abstractmethod
+    def __str__(self) -> str:
+        """What is allowed, for messages."""
+
+
 @dataclasses.dataclass(frozen=True)
-class SpecOf:
+class SpecOf(Reader):
     """`Annotated[dict, SpecOf(registry)]`: a nested `{name, args}` of that registry.
 
     `supplied` names the arguments that code fills in: not to be given in the specification;
@@ -221,7 +235,10 @@ def read_dataclass(cls: Any, value: Any, path: str, problems: list[str]) -> Any:
             types.SimpleNamespace(**read),
             (AttributeError, LookupError, ArithmeticError),
         )
-    for name, check in vars(cls).items():
+    inherited = {
+        name: check for base in reversed(cls.__mro__) for name, check in vars(base).items()
+    }
+    for name, check in inherited.items():
         if name.startswith("check_"):
             with contextlib.suppress(*missing):
                 for text in check(made):
@@ -233,7 +250,7 @@ def read_value(annotation: Any, value: Any, path: str, problems: list[str]) -> A
     """`value`, as YAML gave it, read as `annotation` says; problems are appended, one line each.
 
     Understood are bool, int, float, str, dict, Any, None, Literal, unions, list[X], tuple[X, Y],
-    tuple[X, ...], dataclasses (from mappings), and Annotated with bounds or `SpecOf`. A float may
+    tuple[X, ...], dataclasses (from mappings), and Annotated with bounds or a `Reader`. A float may
     be written as an integer or as text that reads as a number ("1e-4" is text to YAML).
 
     Returns:
@@ -284,7 +301,7 @@ def read_scalar(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
 def read_annotated(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
     base, *extras = typing.get_args(annotation)
     for extra in extras:
-        if isinstance(extra, SpecOf):
+        if isinstance(extra, Reader):
             return extra.read(value, path, problems)
     found: list[str] = []
     read = read_value(base, value, path, found)
@@ -373,7 +390,7 @@ def describe(annotation: Any) -> str:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         for extra in parts[1:]:
-            if isinstance(extra, SpecOf):
+            if isinstance(extra, Reader):
                 return str(extra)
         bounds = " and ".join(str(extra) for extra in parts[1:] if isinstance(extra, Bound))
         return f"{describe(parts[0])} {bounds}".rstrip()

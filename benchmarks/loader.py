@@ -1,10 +1,12 @@
 """Training items per second: caches of this project beside pickles of whole pictures.
 
     python benchmarks/loader.py [--images 8] [--items 16] [--rounds 5] [--device cuda]
+    python benchmarks/loader.py --degrade [--items 16] [--rounds 5]
 
 The items are those of the paper's DIV2K training: 48x48 inputs at scales 1 to 4, 2304 samples,
 from pictures of 2040x1356, one at a time in this process alone. With a device, batches of 16 made
-there come as a last row, and memory is that device's.
+there come as a last row, and memory is that device's. With `--degrade` rows are steps of damage,
+each alone, on an input of 48x48.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datasets
 from benchmarks import common
+from datasets.degrade import Degrade
 from datasets.device_batches import DeviceBatches
 from datasets.images import write_rgb
 from tests.plain_loader import PlainDownsampled
@@ -34,6 +37,14 @@ WRAPPER: dict[str, Any] = {
     "args": {"inp_size": 48, "scale_max": 4, "augment": True, "sample_q": 2304},
 }
 BATCH = 16
+STEPS: dict[str, dict[str, Any]] = {
+    "blur": {"name": "blur", "sigma": [0, 1.2]},
+    "blur, anisotropic to 4 pixels": {"name": "blur", "sigma": [0, 4], "anisotropic": 1},
+    "noise, Gaussian": {"name": "noise", "sigma": [0, 12]},
+    "noise, Poisson": {"name": "noise", "photons": [100, 10000]},
+    "jpeg": {"name": "jpeg", "quality": [30, 95], "subsampling": ["4:4:4", "4:2:0"]},
+    "resize": {"name": "resize", "scale": [1, 2]},
+}
 
 
 def make_pictures(folder: Path, count: int, size: Sequence[int]) -> None:
@@ -107,6 +118,18 @@ def contenders(options: argparse.Namespace, folder: Path) -> list[common.Contend
     return made
 
 
+def damage_contenders(items: int) -> list[common.Contender]:
+    """Each step alone, on an input as training has it."""
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC))
+
+    def maker(step: dict[str, Any]) -> Callable[[int], object]:
+        degrade = Degrade([step])
+        return lambda n: degrade.apply(pixels, lambda same: same, np.random.default_rng([0, n]))
+
+    return [contender(name, maker(step), 16 * items) for name, step in STEPS.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -122,10 +145,12 @@ def main() -> None:
     size = {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH")}
     parser.add_argument("--picture", default=SIZE, help="size of the pictures", **size)
     parser.add_argument("--device", help="also make batches there: cpu, cuda")
+    parser.add_argument("--degrade", action="store_true", help="steps of damage instead")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a loader's worker
     with tempfile.TemporaryDirectory() as temporary:
-        made = contenders(options, Path(temporary) / "pictures")
+        folder = Path(temporary) / "pictures"
+        made = damage_contenders(options.items) if options.degrade else contenders(options, folder)
         rates = common.measure(made, options.rounds, torch.device(options.device or "cpu"))
     print(common.table(made, rates))
 

@@ -93,6 +93,7 @@ class DeviceBatches:
             inp (B, 3, h, w), coord (B, Q, 2), cell (B, Q, 2), gt (B, Q, 3), float32 on the device.
         """
         assert len({plan.inp.size for plan in plans}) == 1, "inputs of one size make a batch"
+        assert all(plan.damage is None for plan in plans), "refused by the configuration"
         height, width = plans[0].inp.size
         flips = np.array([astuple(plan.flips) for plan in plans], np.int64).T  # (3, B)
         assert height == width or not flips[2].any(), "transposed: square"

@@ -7,7 +7,7 @@ pictures. Pixels are uint8 (H, W, 3) arrays until the few that an item needs bec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from utils import axis_coord, make_coord
 
+from .degrade import Damage
 from .resize import resize_pil
 
 Item = dict[str, Tensor]
@@ -89,12 +90,14 @@ class Plan:
         flips: augmentation of both.
         samples: numbers of the sampled target pixels, int64 (Q,), counted row by row after the
             flips; None for every pixel in order.
+        damage: what the input is damaged by, before and after its resizes, before the flips.
     """
 
     inp: View
     gt: View
     flips: Flips = Flips()
     samples: np.ndarray | None = None
+    damage: Damage | None = None
 
     @property
     def gt_size(self) -> tuple[int, int]:
@@ -129,9 +132,22 @@ def cut(pictures: Sequence[np.ndarray], view: View) -> np.ndarray:
     box = view.box
     pixels = pictures[view.picture]
     pixels = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-    for size in view.sizes:
+    return resized(pixels, view.sizes)
+
+
+def resized(pixels: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Pixels after one 8-bit bicubic resize after the other."""
+    for size in sizes:
         pixels = resize_pil(to_bytes(pixels), size)
     return pixels
+
+
+def cut_input(pictures: Sequence[np.ndarray], plan: Plan) -> np.ndarray:
+    """The pixels (h, w, 3) of a plan's input, damaged where the plan says so."""
+    if plan.damage is None:
+        return cut(pictures, plan.inp)
+    part = to_bytes(cut(pictures, replace(plan.inp, sizes=())))
+    return plan.damage.apply(part, lambda pixels: resized(pixels, plan.inp.sizes))
 
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
@@ -164,7 +180,7 @@ def make_item(pictures: Sequence[np.ndarray], plan: Plan) -> Item:
         inp (3, h, w), coord (Q, 2), cell (Q, 2) and gt (Q, 3), float32; colours in [0, 1],
         coordinates in [-1, 1], cell = (2/height, 2/width) of the target grid.
     """
-    inp = to_picture(plan.flips.apply(cut(pictures, plan.inp)))
+    inp = to_picture(plan.flips.apply(cut_input(pictures, plan)))
     height, width = plan.gt_size
     if plan.samples is None:
         coord = make_coord((height, width))

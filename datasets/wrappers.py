@@ -22,6 +22,7 @@ from registry import AtLeast
 from utils import ConfigError, DataError
 
 from .datasets import register
+from .degrade import Degrade, StepSpecs, draw_damage
 from .transforms import (
     Box,
     Flips,
@@ -191,6 +192,8 @@ class SRImplicitDownsampled(Wrapper):
             absent. Either may be a pair (rows, columns).
         augment: flips and transpose, each with probability 1/2.
         sample_q: number of target pixels, drawn without replacement; all when absent.
+        degrade: steps that damage the input, as photographs are (`datasets.degrade`); a crop is
+            damaged as a picture of its own.
     """
 
     def __init__(
@@ -201,6 +204,7 @@ class SRImplicitDownsampled(Wrapper):
         scale_max: Scale | tuple[Scale, Scale] | None = None,
         augment: bool = False,
         sample_q: Count | None = None,
+        degrade: StepSpecs | None = None,
     ) -> None:
         super().__init__(dataset, pictures=1)
         self.inp_size = inp_size
@@ -208,6 +212,7 @@ class SRImplicitDownsampled(Wrapper):
         self.scale_max = self.scale_min if scale_max is None else per_axis(scale_max)
         self.augment = augment
         self.sample_q = sample_q
+        self.degrade = Degrade(degrade) if degrade else None
 
     @staticmethod
     def check_args(args: dict[str, Any]) -> Iterator[str]:
@@ -230,7 +235,8 @@ class SRImplicitDownsampled(Wrapper):
             box = draw_box(rng, size, scaled(inp_size, scale))
         flips = draw_flips(rng) if self.augment else Flips()
         samples = draw_samples(rng, (box.height, box.width), self.sample_q)
-        return Plan(View(0, box, (inp_size,)), View(0, box), flips, samples)
+        damage = draw_damage(rng, self.degrade)
+        return Plan(View(0, box, (inp_size,)), View(0, box), flips, samples, damage)
 
     def draw_scale(self, rng: np.random.Generator) -> tuple[float, float]:
         """One draw for both axes, so that equal bounds give square pixels."""

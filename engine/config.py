@@ -232,6 +232,13 @@ class TrainConfig:
         if self.device_data and self.on_bad_image == "skip":
             yield "on_bad_image: 'skip' given beside device_data; allowed: one of the two"
 
+    def check_degrade(self) -> Iterator[str]:
+        if self.device_data and self.train_dataset.wrapper["args"].get("degrade"):
+            yield (
+                "train_dataset.wrapper.args.degrade: given beside device_data; allowed: one of "
+                "the two, since JPEG files are made by the loader's processes"
+            )
+
     def check_eval_type(self) -> Iterator[str]:
         yield from eval_type_problems(self, "val_dataset")
 

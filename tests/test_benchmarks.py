@@ -69,6 +69,13 @@ def test_loader_shows_times_and_memory(root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_every_step_of_damage_is_timed(root: Path) -> None:
+    rows = rows_of(root, "loader.py", "--degrade", "--items", "1", "--rounds", "2")
+    assert {row[0].split(",")[0] for row in rows} == {"blur", "noise", "jpeg", "resize"}
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_rendering_beside_the_plain_version(root: Path) -> None:
     plain, ours = rows_of(root, "render.py", "--size", "12", "--scale", "2", *FP32)
     assert (plain[0], ours[0]) == ("plain fp32", "ours fp32")

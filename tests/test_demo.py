@@ -196,7 +196,7 @@ def test_baseline_bicubic_is_pillows(photo: Path) -> None:
     np.testing.assert_array_equal(read_rgb(output), expected)
 
 
-@pytest.mark.parametrize("kind", ["nearest", "bicubic", "lanczos"])
+@pytest.mark.parametrize("kind", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("size", [(80, 150), (90, 141), (11, 9)])
 def test_bands_of_a_resize_are_the_whole_resize(kind: str, size: tuple[int, int]) -> None:
     pixels = picture(40, 50)

@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.resize import FILTERS
 from engine.render.tiling import Grid, Span
 
-RADIUS = {"nearest": 1, "bicubic": 2, "lanczos": 3}  # in pixels of the coarser grid
+RADIUS = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # in pixels of the coarser grid
 
 
 def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicubic") -> np.ndarray:
