@@ -35,7 +35,7 @@ from utils import ConfigError
 
 SUITE_OPTIONS = (
     "predictions", "scales", "lr", "data_root", "markdown", "panels", "eval_bsize",
-    "cell_max_scale", "protocol",
+    "cell_max_scale", "strips", "protocol",
 )  # fmt: skip
 
 
@@ -96,6 +96,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=["paper", *LR_SOURCES],
         help="low-resolution pictures: supplied, made by MATLAB's or PIL's bicubic, or as in "
         "the paper (default): supplied at x2 x3 x4, PIL beyond",
+    )
+    add(
+        "--strips",
+        metavar="N",
+        type=int,
+        help="ask SRNO for N rows at once, each strip with a mean of its own (default: all rows)",
     )
     add(
         "--protocol",
@@ -184,7 +190,9 @@ def test_configuration(options: argparse.Namespace) -> None:
         )
         print(f"{names[image.index]}  {image.size[0]}x{image.size[1]}  {figures}")
     how = protocol(config)
-    print(f"{label}: PSNR of {how['colour']}, border {how['border']} cut, LR {how['lr_source']}")
+    other = "" if config.protocol == "paper" else f", protocol {config.protocol}"
+    taken = f"PSNR of {how['colour']}, border {how['border']} cut, LR {how['lr_source']}{other}"
+    print(f"{label}: {taken}")
     for metric in options.metrics:
         mean = evaluation.mean(metric)
         if metric != "psnr" and mean is not None:

@@ -279,9 +279,20 @@ class TestConfig:
     """As in training."""
     strips: PositiveInt | None = None
     """Rows asked as one set of a model whose colours depend on it (SRNO); None: all rows."""
+    protocol: Literal["paper", "ciaosr"] = "paper"
+    """How figures are taken: as in LIIF's paper, or as CiaoSR's authors do."""
 
     def check_eval_type(self) -> Iterator[str]:
         yield from eval_type_problems(self, "test_dataset")
+
+    def check_protocol(self) -> Iterator[str]:
+        if self.protocol == "ciaosr" and self.eval_type is not None:
+            scale = parse_eval_type(self.eval_type)[1]
+            if not all(factor.is_integer() for factor in scale):
+                yield (
+                    f"eval_type: {self.eval_type!r} given beside protocol ciaosr; allowed: whole "
+                    "numbers as scale"
+                )
 
 
 def parse_eval_type(eval_type: str | None) -> tuple[str | None, tuple[float, float]]:

@@ -12,11 +12,13 @@ import torch
 
 from datasets.images import write_rgb
 from datasets.resize import resize_matlab, resize_pil
+from engine.distributed import Processes
 from engine.evaluate import ciaosr_protocol
 from engine.evaluate.suite import baseline_method, model_method, record_key, run_suites
 from engine.evaluate.suite_data import Pictures, find_suite
 from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
+from engine.evaluate.test_config import protocol, run_test
 from tests import oracle
 from tests.small import (
     SPEC,
@@ -27,7 +29,8 @@ from tests.small import (
     small_model,
     write_benchmark,
 )
-from utils import DataError, make_coord
+from tests.test_evaluate import folder_config
+from utils import ConfigError, DataError, make_coord
 
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 79, 90  # 72x84 is what the protocol takes of it
@@ -74,8 +77,8 @@ def test_figures_are_those_of_the_plain_steps(tmp_path: Path, suite: str, scale:
     model = str(save_model(tmp_path / "m.pth"))
     method = model_method(model, CPU, protocol="ciaosr")
     figures, store = SuiteFigures(None, None, [pictures], ["m"]), ResultStore(tmp_path / "r.json")
-    how = {"device": CPU, "progress": False}
-    (record,) = run_suites([pictures], [method], ["psnr"], store, figures, **how)  # type: ignore
+    asked = [pictures], [method], ["psnr"], store, figures
+    (record,) = run_suites(*asked, device=CPU, progress=False)
 
     truth = np.ascontiguousarray(picture[:72, :84])
     if scale == 2:
@@ -94,6 +97,27 @@ def test_figures_are_those_of_the_plain_steps(tmp_path: Path, suite: str, scale:
     assert pictures.truth_size(0, (scale, scale)) == (72, 84)
 
 
+@pytest.mark.parametrize("dataset", ["benchmark", "div2k"])
+def test_a_configuration_says_what_a_suite_does(tmp_path: Path, dataset: str) -> None:
+    """The same steps, with low-resolution pictures by PIL as the wrapper makes them."""
+    write_rgb(tmp_path / "high/a.png", photograph(HEIGHT, WIDTH))
+    config = folder_config(tmp_path / "high", 2, f"{dataset}-2", protocol="ciaosr")
+    both = ("psnr", "ssim")
+    found, names = run_test(config, small_model(), CPU, Processes(), metrics=both)
+    data = find_suite(str(tmp_path / "high"), tmp_path)
+    data = replace(data, kind=dataset, protocol="ciaosr")
+    pictures = Pictures(data, [(2.0, 2.0)], "pil")
+    method = model_method(str(save_model(tmp_path / "m.pth")), CPU, protocol="ciaosr")
+    figures, store = SuiteFigures(None, None, [pictures], ["m"]), ResultStore(tmp_path / "r.json")
+    (record,) = run_suites([pictures], [method], both, store, figures, device=CPU, progress=False)
+    assert names == ["a.png"]
+    assert found.images[0].values == pytest.approx(record["values"], abs=1e-6)
+    assert found.images[0].size == (72, 84)
+    assert protocol(config)["border"] == "2x2"
+    with pytest.raises(ConfigError, match=r"eval_type: 'div2k-2.5' given beside protocol ciaosr"):
+        folder_config(tmp_path / "high", 2.5, "div2k-2.5", protocol="ciaosr")
+
+
 def test_tiles_are_192_pixels_and_overlap_by_32() -> None:
     assert ciaosr_protocol.starts(192, 192) == [0]
     assert ciaosr_protocol.starts(193, 192) == [0, 1]
@@ -110,6 +134,8 @@ def test_tiles_are_192_pixels_and_overlap_by_32() -> None:
     whole = ciaosr_protocol.enlarge_in_tiles(enlarge, image, (400, 1500))
     assert torch.equal(whole.permute(1, 2, 0), torch.from_numpy(image.repeat(2, 0).repeat(3, 1)))
     assert seen == [((192, 192), (384, 576))] * 6
+    with pytest.raises(ConfigError, match="200x500 to 400x1250 pixels given"):
+        ciaosr_protocol.enlarge_in_tiles(enlarge, image, (400, 1250))
     seen.clear()
     ciaosr_protocol.enlarge_in_tiles(enlarge, image[:32], (64, 1500))  # they would not advance
     assert seen == [((32, 500), (64, 1500))]

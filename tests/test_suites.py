@@ -223,9 +223,10 @@ def test_other_weights_or_precision_are_other_results(tmp_path: Path) -> None:
         model_method(path, CPU).key,
         model_method(path, CPU, precision="bf16").key,
         model_method(path, CPU, self_ensemble=True).key,
+        model_method(path, CPU, strips=2).key,
         model_method(other, CPU).key,
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
     (tmp_path / "copy.pth").write_bytes(Path(path).read_bytes())
     assert model_method(str(tmp_path / "copy.pth"), CPU).key in keys
 

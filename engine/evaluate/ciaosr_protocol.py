@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from utils import ConfigError
+
 Image = np.ndarray  # uint8 (height, width, 3)
 Enlarge = Callable[[Image, tuple[int, int]], Tensor]
 
@@ -39,14 +41,19 @@ def enlarge_in_tiles(enlarge: Enlarge, image: Image, size: tuple[int, int]) -> T
 
     Args:
         enlarge: maps a picture and (height, width) to (3, height, width), not clamped.
-        size: a whole number of times that of the picture, per axis, up to x4.
+        size: up to x4 a whole number of times that of the picture, per axis.
+
+    Raises:
+        ConfigError: it is not.
     """
     height, width = image.shape[:2]
     side = min(TILE, height, width)
     if max(size[0] / height, size[1] / width) > LARGEST_TILED or side <= OVERLAP:
         return enlarge(image, size)
     scale = size[0] // height, size[1] // width
-    assert size == (scale[0] * height, scale[1] * width)
+    if size != (scale[0] * height, scale[1] * width):
+        given = f"{height}x{width} to {size[0]}x{size[1]} pixels given"
+        raise ConfigError(f"protocol ciaosr: {given}; allowed up to x4: whole numbers of times")
     asked = scale[0] * side, scale[1] * side
     places = [*itertools.product(starts(height, side), starts(width, side))]
     tiles = [enlarge(image[y : y + side, x : x + side], asked) for y, x in places]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import utils
 from engine.config import DataNorm
+from engine.evaluate.ciaosr_protocol import enlarge_in_tiles, round_to_8_bits
 from engine.evaluate.metrics import EvalType, make_measures
 from engine.normalisation import denormalise, normalise
 from engine.render import baselines, render_once
@@ -139,6 +140,7 @@ def evaluate(
     window: int | None = None,
     *,
     strips: int | None = None,
+    protocol: str = "paper",
     metrics: Sequence[str] = ("psnr",),
     self_ensemble: bool = False,
     pool: bool = True,
@@ -155,6 +157,8 @@ def evaluate(
         eval_bsize: the most queries per picture at once.
         cell_max_scale, window, strips: for whole pictures; see `ContinuousImage.represent`, where
             strips are a number given as `statistic`.
+        protocol: for whole pictures; "ciaosr" for tiles, 8 bits and its border
+            (`engine.evaluate.ciaosr_protocol`).
         metrics: for whole pictures; names of `engine.evaluate.metrics.METRICS`.
         pool: without an eval_type, PSNR of each batch's pooled squared error also where the batch
             holds whole pictures, as training's validation has it; then there are no `images`.
@@ -168,7 +172,7 @@ def evaluate(
         ConfigError: eval_type or a baseline with sampled queries, an unknown metric or precision.
         DataError: a picture smaller than the border that is cut.
     """
-    kind = EvalType.parse(eval_type)
+    kind = EvalType.parse(eval_type).by(protocol)
     measures = make_measures(["psnr", *(name for name in metrics if name != "psnr")], device)
     how: dict[str, Any] = {"data_norm": data_norm, "precision": precision}
     how |= {"eval_bsize": eval_bsize, "self_ensemble": self_ensemble}
@@ -188,7 +192,7 @@ def evaluate(
                 result.add_pooled(float(psnr), len(truth))
             else:
                 for inp, gt in zip(batch["inp"], as_pictures(truth, size), strict=True):
-                    picture = enlarge(method, inp, size, **how_whole).to(device)
+                    picture = enlarge(method, inp, size, protocol, **how_whole).to(device)
                     values = {name: one(picture, gt, kind) for name, one in measures.items()}
                     if on_picture is not None:
                         on_picture(result.count, picture)
@@ -230,11 +234,26 @@ def predict_batch(
     return denormalise(values, data_norm.gt)
 
 
-def enlarge(method: nn.Module | str, inp: Tensor, size: tuple[int, int], **how: Any) -> Picture:
+def enlarge(
+    method: nn.Module | str,
+    inp: Tensor,
+    size: tuple[int, int],
+    protocol: str = "paper",
+    **how: Any,
+) -> Picture:
     """A picture (3, h, w) in [0, 1] at another size; how: as `render_once` takes it."""
     if isinstance(method, str):
         return from_uint8(baselines.enlarge(method, to_uint8(inp), size))
-    return render_once(inp, method, size, device=inp.device, **how)
+    if protocol == "paper":
+        return render_once(inp, method, size, device=inp.device, **how)
+    how |= {"device": inp.device, "clamp": False}  # clamped once the mean of tiles is taken
+    return round_to_8_bits(
+        enlarge_in_tiles(
+            lambda part, asked: render_once(part, method, asked, **how),
+            inp.permute(1, 2, 0).cpu().numpy(),
+            size,
+        )
+    )
 
 
 def to_uint8(picture: Tensor) -> baselines.Image:

@@ -40,6 +40,11 @@ class EvalType:
         """Of the configuration's `eval_type`; ConfigError where it can't be meant."""
         return cls(*parse_eval_type(text))
 
+    def by(self, protocol: str) -> EvalType:
+        """What a protocol, "paper" or "ciaosr", makes of it: CiaoSR's has one border for all."""
+        other = (protocol, self.dataset) == ("ciaosr", "div2k")
+        return EvalType("rgb", self.scale) if other else self
+
     @property
     def border(self) -> tuple[int, int]:
         """Pixels cut at the top and bottom, at the left and right."""

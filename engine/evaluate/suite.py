@@ -69,11 +69,13 @@ def model_method(
     raw_weights: bool = False,
     eval_bsize: int | None = None,
     cell_max_scale: float | None = None,
+    strips: int | None = None,
     protocol: str = "paper",
 ) -> Method:
     """A model by file or name; loaded here, once.
 
     Args:
+        strips: a number that `ContinuousImage.represent` takes as `statistic`.
         protocol: one of `engine.evaluate.suite_data.PROTOCOLS`.
 
     Raises:
@@ -84,7 +86,7 @@ def model_method(
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
         how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
-        how["cell_max_scale"] = cell_max_scale
+        how |= {"cell_max_scale": cell_max_scale, "statistic": strips or "picture"}
 
         def whole(image: Image, size: tuple[int, int]) -> Picture:
             clamp = protocol == "paper"  # else once the mean of tiles is taken
@@ -96,6 +98,7 @@ def model_method(
 
     options = {precision: precision != "fp32", "self-ensemble": self_ensemble}
     options[f"cell at most x{cell_max_scale or 0:g}"] = cell_max_scale is not None
+    options[f"strips of {strips}"] = strips is not None
     chosen = [name for name, on in {**options, "raw weights": raw_weights}.items() if on]
     label = model_label(path) + (f" ({', '.join(chosen)})" if chosen else "")
     checksum = file_sha256(path)
@@ -109,6 +112,7 @@ def model_method(
         "self_ensemble": self_ensemble,
         "raw_weights": raw_weights,
         "cell_max_scale": cell_max_scale,
+        "strips": strips,
         "protocol": protocol,
         "rounding": "clamped to [0, 1], not rounded" if protocol == "paper" else "8-bit",
     }

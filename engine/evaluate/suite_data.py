@@ -60,8 +60,7 @@ class SuiteData:
         return [(float(scale), float(scale)) for scale in PAPER_SCALES[self.kind]]
 
     def eval_type(self, scale: Scale) -> EvalType:
-        kind = "rgb" if (self.protocol, self.kind) == ("ciaosr", "div2k") else self.kind
-        return EvalType(kind, scale)
+        return EvalType(self.kind, scale).by(self.protocol)
 
     def low_folder(self, scale: Scale) -> Path:
         return self.low / f"X{scale_text(scale)}"

@@ -67,8 +67,10 @@ def run_and_report(options: argparse.Namespace) -> None:
     started = time.time()
     protocol = options.protocol or "paper"
     check_cell_max_scale(options.cell_max_scale)
-    if options.eval_bsize is not None and options.eval_bsize < 1:
-        raise ConfigError(f"--eval-bsize: {options.eval_bsize} given; allowed: at least 1")
+    for name in ("eval_bsize", "strips"):
+        given = getattr(options, name)
+        if given is not None and given < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: {given} given; allowed: at least 1")
     suites, skipped = open_suites(options)
     processes, device = distributed.start(options.gpu)
     precision = settle_precision(device, options.precision or "fp32")
@@ -167,6 +169,7 @@ def make_methods(
             raw_weights=options.raw_weights,
             eval_bsize=options.eval_bsize,
             cell_max_scale=options.cell_max_scale,
+            strips=options.strips,
             protocol=options.protocol or "paper",
         )
         for name in options.model

@@ -7,12 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import datasets
+from datasets.transforms import Item, make_item
+from datasets.wrappers import Wrapper
 from engine.config import TestConfig
 from engine.distributed import Processes
+from engine.evaluate.ciaosr_protocol import cut_size
 from engine.evaluate.evaluate import Evaluation, Picture, evaluate
 from engine.evaluate.metrics import EvalType
 from engine.evaluate.suite_figures import file_stems
@@ -28,10 +32,30 @@ LR_ORIGINS = {
 }
 
 
+class CutItems:
+    """A wrapper's items, of high-resolution pictures cut to multiples of 12."""
+
+    def __init__(self, wrapper: Wrapper) -> None:
+        self.wrapper = wrapper
+        self.dataset = wrapper.dataset
+
+    def __len__(self) -> int:
+        return len(self.wrapper)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Item:
+        """As `Wrapper.sample`."""
+        *low, high = self.wrapper.fetch(index)
+        height, width = cut_size((high.shape[0], high.shape[1]))
+        pictures = (*low, high[:height, :width])
+        plan = self.wrapper.plan([picture.shape[:2] for picture in pictures], index, rng)
+        return make_item(pictures, plan)
+
+
 def make_wrapper(config: TestConfig) -> Any:
     """The items of a test configuration; errors as `datasets.make`."""
     data = datasets.make(config.test_dataset.dataset)
-    return datasets.make(config.test_dataset.wrapper, args={"dataset": data})
+    wrapper = datasets.make(config.test_dataset.wrapper, args={"dataset": data})
+    return wrapper if config.protocol == "paper" else CutItems(wrapper)
 
 
 def run_test(
@@ -76,6 +100,7 @@ def run_test(
         config.cell_max_scale,
         config.window,
         strips=config.strips,
+        protocol=config.protocol,
         metrics=metrics,
         self_ensemble=self_ensemble,
         pool=False,
@@ -127,8 +152,9 @@ def picture_name(wrapper: Any, index: int) -> str:
 
 def protocol(config: TestConfig) -> dict[str, str]:
     """How the figures are taken, for people."""
-    kind = EvalType.parse(config.eval_type)
+    kind = EvalType.parse(config.eval_type).by(config.protocol)
     return {
+        "protocol": config.protocol,
         "eval_type": str(kind),
         "colour": kind.colour,
         "border": "x".join(str(pixels) for pixels in kind.border),
