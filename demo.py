@@ -33,7 +33,8 @@ from engine.render.baselines import Resized, check_baseline
 from engine.render.batch import Wanted, read_first, render_jobs
 from engine.render.jobs import plan_jobs
 from engine.render.photo import Represent
-from engine.render.video import FORMATS, check_film, film_pixels, frames_of, plan_film, write_film
+from engine.render.video_write import check_video_name
+from engine.render.zoom import FORMATS, film_pixels, frames_of, plan_film, write_film
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import DEFAULT, load_model
 from models.protocol import implicit
@@ -142,7 +143,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--suffix: {options.suffix!r} given; allowed: text without folders")
     film = options.zoom_video is not None
     if film:
-        check_film(Path(options.zoom_video))
+        check_video_name(Path(options.zoom_video), "--zoom-video")
         for name in ("scale", "compare", "output"):
             if getattr(options, name):
                 raise ConfigError(f"--zoom-video: given with --{name}; allowed: one of them")
@@ -200,7 +201,8 @@ def render_film(options: argparse.Namespace) -> None:
     pixels = film_pixels(photo.pixels)
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
     with tqdm(desc=path.name, total=len(film.boxes), unit="frame", disable=None) as bar:
-        write_film(path, frames_of(pixels, film, represent(pixels), bar.update))
+        frames = frames_of(pixels, film, represent(pixels), bar.update)
+        write_film(path, frames, film.resolution)
 
 
 def render_photographs(options: argparse.Namespace, processes: Processes) -> None:

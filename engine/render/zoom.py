@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from datasets.encoders import to_8_bits
-from datasets.files import file_errors, replacing
 from datasets.transparency import fill_hidden
 from engine.render.continuous_image import ContinuousImage
 from engine.render.photo import Rendering, reduces
 from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid
-from engine.weights.pretrained import import_optional
-from utils import ConfigError
+from engine.render.video_write import CONTAINERS, QUALITY, Look, VideoWriter, open_output
 
-FORMATS = (".mp4", ".gif")
+FORMATS = tuple(CONTAINERS)
 LONGER_SIDE = 480  # of a frame, where no resolution is asked for
 DEEPEST = 8.0  # scale of the last frame, where no box is asked for
 FRAMES, RATE = 72, 24  # and frames per second
@@ -36,17 +35,6 @@ class Film:
 
     resolution: tuple[int, int]
     boxes: tuple[Box, ...]
-
-
-def check_film(path: Path) -> None:
-    """Raises ConfigError for a format that isn't written, or a package that it needs."""
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(
-            f"--zoom-video: {path} given; allowed: a name that ends in {', '.join(FORMATS)}"
-        )
-    import_optional("imageio.v2", "to write films")
-    if path.suffix.lower() == ".mp4":
-        import_optional("imageio_ffmpeg", "to write .mp4 films (.gif needs none)")
 
 
 def plan_film(
@@ -131,22 +119,21 @@ def film_pixels(pixels: np.ndarray) -> np.ndarray:
     return rgb(to_8_bits(pixels) if pixels.dtype == np.uint16 else pixels)
 
 
-def write_film(path: Path, frames: Iterable[np.ndarray]) -> None:
+def write_film(
+    path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], quality: int = QUALITY
+) -> None:
     """Write a film, whole or not at all.
+
+    Args:
+        frames: uint8 (*size, 3).
+        quality: 1 to 100.
 
     Raises:
         DataError: it can't be written.
     """
-    imageio = import_optional("imageio.v2", "to write films")
-    options = (
-        {"fps": RATE, "macro_block_size": 2, "quality": 8, "output_params": ["-f", "mp4"]}
-        if path.suffix.lower() == ".mp4"
-        else {"duration": 1000 / RATE, "loop": 0}
-    )
-    with (
-        file_errors(path, "written"),
-        replacing(path) as part,
-        imageio.get_writer(part, format=path.suffix, **options) as writer,
-    ):
-        for frame in frames:
-            writer.append_data(frame)
+    look = Look(rate=Fraction(RATE), time_base=Fraction(1, RATE))
+    with open_output(path) as (output, ending):
+        writer = VideoWriter(output, CONTAINERS[ending][1], size, look, quality)
+        for number, frame in enumerate(frames):
+            writer.write(frame, number, 1)
+        writer.finish()
