@@ -35,7 +35,7 @@ from utils import ConfigError
 
 SUITE_OPTIONS = (
     "predictions", "scales", "lr", "data_root", "markdown", "panels", "eval_bsize",
-    "cell_max_scale", "strips", "protocol",
+    "cell_max_scale", "strips", "protocol", "degrade",
 )  # fmt: skip
 
 
@@ -107,6 +107,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--protocol",
         choices=PROTOCOLS,
         help="how figures are taken: as in LIIF's paper (default), or in CiaoSR's",
+    )
+    add(
+        "--degrade",
+        metavar="FILE",
+        type=Path,
+        help="a YAML list of steps that damage the low-resolution pictures: blur, noise, JPEG",
     )
     add("--data-root", metavar="DIR", type=Path, help="where the data are (default: ./load)")
     add("--markdown", metavar="FILE", type=Path, help="write the tables there")

@@ -210,6 +210,7 @@ class Degrade:
         path: what messages call the list.
 
     Attributes:
+        given: the steps as they were given, read.
         has_before: some step acts before the reduction.
 
     Raises:
@@ -218,11 +219,10 @@ class Degrade:
 
     def __init__(self, steps: Sequence[Mapping[str, Any]], path: str = "degrade") -> None:
         problems: list[str] = []
-        read = read_value(StepSpecs, steps, path, problems)
+        self.given = read_value(StepSpecs, steps, path, problems)
         if problems:
             raise ConfigError("; ".join(problems))
-        self.steps = [STEPS[step["name"]](**without_name(step)) for step in read]
-        self.names = [step["name"] for step in read]
+        self.steps = [STEPS[step["name"]](**without_name(step)) for step in self.given]
         self.has_before = any(step.before for step in self.steps)
 
     def apply(
@@ -248,8 +248,13 @@ class Degrade:
 
     def document(self) -> list[dict[str, Any]]:
         """Every setting of every step, as YAML and JSON can hold them."""
-        made = [{"name": n, **asdict(s)} for n, s in zip(self.names, self.steps, strict=True)]
+        pairs = zip(self.given, self.steps, strict=True)
+        made = [{"name": given["name"], **asdict(step)} for given, step in pairs]
         return json.loads(json.dumps(made))
+
+    def __str__(self) -> str:
+        """For people: "jpeg (quality 40, subsampling 4:2:0), noise (sigma 0 to 12)"."""
+        return ", ".join(step_text(step) for step in self.given)
 
     @property
     def key(self) -> str:
@@ -278,6 +283,16 @@ def damage_of(degrade: Degrade, file: str | Path) -> Damage:
     """The damage that a picture has always: a function of its file's name alone."""
     digest = hashlib.sha256(Path(file).name.encode(errors="surrogateescape")).digest()
     return Damage(degrade, int.from_bytes(digest[:8], "big"))
+
+
+def step_text(step: Mapping[str, Any]) -> str:
+    """A step and what was said of it, for people."""
+    words = []
+    for key, value in without_name(step).items():
+        joined = " to " if isinstance(value, tuple) else " or "
+        several = isinstance(value, (tuple, list))
+        words.append(f"{key} {joined.join(map(str, value)) if several else value}")
+    return f"{step['name']} ({', '.join(words)})"
 
 
 def without_name(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from datasets.degrade import Degrade
 from datasets.files import PROJECT, file_errors, found_path
 from engine.imports import found_imports
 from registry import show
@@ -113,15 +114,31 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not YAML, or not keys with values.
     """
-    try:
-        with file_errors(path, "read", kind=ConfigError):
-            text = found_path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
-    raw = parse_yaml(text, str(path))
+    raw = parse_yaml(read_text(path), str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: {show(raw)} given; allowed: keys with values")
     return raw
+
+
+def read_degrade(path: Path) -> Degrade:
+    """The steps of damage that a YAML file lists (docs/degradations.md).
+
+    Raises:
+        ConfigError: no such file, not YAML, or steps that are no good, all told at once.
+    """
+    steps = parse_yaml(read_text(path), str(path))
+    if steps == []:
+        raise ConfigError(f"{path}: no steps given; allowed: a list of one or more")
+    return Degrade(steps, str(path))
+
+
+def read_text(path: Path) -> str:
+    """A text file, from here or of the project. Raises ConfigError where there is none."""
+    try:
+        with file_errors(path, "read", kind=ConfigError):
+            return found_path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -25,6 +25,7 @@ import liif.packages  # noqa: F401  (before all that may be missing)
 # isort: split
 from datasets.known import low_folder
 from datasets.listing import user_path
+from engine.config_files import read_degrade
 from engine.runtime import Parser, run_script, say
 from scripts.preparation.bsds500 import prepare_bsds500
 from scripts.preparation.celebahq import prepare_celebahq
@@ -73,6 +74,7 @@ def parse_arguments(given: list[str] | None) -> argparse.Namespace:
     add = commands.add_parser("lr", parents=[workers], help="LR for any HR folder").add_argument
     add("--hr", type=user_path, required=True, help="folder of HR pictures")
     add("--scales", type=int, nargs="+", required=True, help="whole numbers above 1")
+    add("--degrade", type=user_path, metavar="FILE", help="YAML list of steps that damage them")
     add("--output", type=user_path, help="LR_bicubic beside HR, FOLDER-LR_bicubic beside FOLDER")
     return parser.parse_args(given)
 
@@ -100,10 +102,22 @@ def main(given: list[str] | None = None) -> None:
     elif arguments.command == "bsds500":
         made = prepare_bsds500(arguments.root, arguments.archive, arguments.workers)
     else:
-        output = arguments.output or low_folder(arguments.hr)
-        scales = sorted(set(arguments.scales))
-        made = make_low_resolution(arguments.hr, output, scales, arguments.workers) > 0
+        made = prepare_low_resolution(arguments)
     say("done" if made else "nothing to do")
+
+
+def prepare_low_resolution(arguments: argparse.Namespace) -> bool:
+    """LR of any folder; damaged ones never in the place of those that are not."""
+    degrade = None
+    if arguments.degrade is not None:
+        if arguments.output is None:
+            raise ConfigError(
+                "--degrade: given without --output; allowed: with a folder of its own"
+            )
+        degrade = read_degrade(arguments.degrade)
+    output = arguments.output or low_folder(arguments.hr)
+    scales = sorted(set(arguments.scales))
+    return make_low_resolution(arguments.hr, output, scales, arguments.workers, degrade) > 0
 
 
 def prepare_div2k(arguments: argparse.Namespace) -> bool:

@@ -9,13 +9,15 @@ import pytest
 import yaml
 
 from engine.config import config_dict, read_test_config, read_train_config
+from engine.config_files import read_degrade
 from engine.evaluate.study import read_study
 from engine.evaluate.suite_data import SUITES, find_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = json.loads((ROOT / "tests/data/published_settings.json").read_text())
 STUDIES = sorted((ROOT / "configs/studies").glob("*.yaml"))
-SHIPPED = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDIES})
+DAMAGE = sorted((ROOT / "configs/degrade").glob("*.yaml"))
+SHIPPED = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDIES, *DAMAGE})
 
 
 def test_every_published_configuration_is_shipped() -> None:
@@ -63,6 +65,15 @@ def test_fast_tests_are_the_others_with_a_clipped_cell() -> None:
     for stem, path in plain.items():
         fast = config_dict(read_test_config(path.with_stem(stem.replace("test-", "test-fast-"))))
         assert fast == {**config_dict(read_test_config(path)), "cell_max_scale": 4}
+
+
+def test_shipped_damage_is_what_its_name_says() -> None:
+    kinds = {"jpeg": "quality", "noise": "sigma", "blur": "sigma"}
+    for path in DAMAGE:
+        name, amount = path.stem.split("-")
+        (step,) = read_degrade(path).given
+        assert (step["name"], step[kinds[name]]) == (name, float(amount))
+    assert len(DAMAGE) == 8
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

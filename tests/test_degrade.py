@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,18 @@ from PIL import Image
 
 import datasets
 from datasets.degrade import Degrade, damage_of
-from datasets.resize import resize_pil
+from datasets.images import read_rgb
+from datasets.resize import resize_matlab, resize_pil
 from datasets.wrappers import SRImplicitDownsampled
 from engine.config import config_dict, read_train_config
+from engine.config_files import read_degrade
+from engine.evaluate.suite import baseline_method, record_key
+from engine.evaluate.suite_data import Pictures, find_suite
+from engine.evaluate.suite_report import progress_path
 from engine.loader import TRAIN_ITEMS, Batches, make_loader
+from scripts.prepare_data import main as prepare_data
 from tests.runs import make_pictures, tiny_config
-from tests.small import photograph
+from tests.small import photograph, psnr_by_hand, run, write_benchmark
 from utils import ConfigError
 
 KINDS = ["4:4:4", "4:2:0"]
@@ -368,3 +376,132 @@ def test_steps_are_refused_beside_device_data() -> None:
     with pytest.raises(ConfigError, match=r"args\.degrade: given beside device_data"):
         read_train_config(tiny_config(device_data=True, **{PATH: MIXTURE}))
     read_train_config(tiny_config(device_data=True, **{PATH: []}))
+
+
+JPEG_40 = Path(__file__).parent.parent / "configs/degrade/jpeg-40.yaml"
+
+
+def suite_results(content: dict[str, Any]) -> dict[str, list[float]]:
+    """PSNR by method, picture after picture."""
+    found: dict[str, list[float]] = {}
+    for record in content["results"]:
+        found.setdefault(record["method"], []).append(record["values"]["psnr"])
+    return found
+
+
+@pytest.mark.parametrize("source", ["paper", "matlab", "pil"])
+def test_a_suite_of_damaged_pictures(
+    source: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Figures are those of each damaged picture by hand; JSON and tables say what was done."""
+    folder = write_benchmark(tmp_path / "load", scales=(2,))
+    monkeypatch.chdir(tmp_path)
+    asked = ["--suite", "set5", "--scales", 2, "--lr", source, "--baseline", "bicubic"]
+    asked += ["--metrics", "psnr", "--json", "r.json"]
+    code, clean_output, errors = run(capsys, monkeypatch, *asked)
+    assert code == 0, errors
+    clean = suite_results(json.loads(Path("r.json").read_text()))
+    assert "EDSR-baseline" in clean_output or "edsr-baseline-liif" in clean_output
+    damaged_by_jpeg = [*asked, "--degrade", JPEG_40]
+    code, output, errors = run(capsys, monkeypatch, *damaged_by_jpeg)
+    assert code == 0, errors
+    content = json.loads(Path("r.json").read_text())
+    (values,), (before,) = suite_results(content).values(), clean.values()
+    for index, (value, was) in enumerate(zip(values, before, strict=True), 1):
+        high = read_rgb(folder / f"HR/photo{index}.png")
+        size = high.shape[0] // 2, high.shape[1] // 2
+        truth = high[: 2 * size[0], : 2 * size[1]]
+        low = resize_pil(truth, size) if source == "pil" else resize_matlab(truth, size)
+        low = saved_as_jpeg(low, quality=40, subsampling="4:2:0")
+        enlarged = resize_pil(low, (truth.shape[0], truth.shape[1]))
+        assert value == pytest.approx(psnr_by_hand(enlarged / 255, truth, (2, 2)), abs=1e-3)
+        assert value < was
+    note = "LR damaged, each picture by draws of its own: jpeg (quality 40, subsampling 4:2:0"
+    assert note in output
+    assert "edsr-baseline-liif" not in output, "published figures are of clean pictures"
+    step = {"name": "jpeg", "prob": 1.0, "before": False, "shuffle": False, "quality": 40}
+    assert content["degrade"] == [{**step, "subsampling": "4:2:0", "offset": False}]
+    assert json.loads(json.dumps(content))["complete"]
+    code, _, errors = run(capsys, monkeypatch, *damaged_by_jpeg)
+    assert "3 results of an earlier run" in errors
+
+
+def test_each_list_of_steps_has_results_of_its_own(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, scales=(2,))
+    method = baseline_method("bicubic", torch.device("cpu"))
+    lists = [None, [{"name": "noise", "sigma": 5}], [{"name": "noise", "sigma": 6}]]
+    keys, paths, lows = set(), set(), []
+    for steps in lists:
+        degrade = None if steps is None else Degrade(steps)
+        data = replace(find_suite("set5", tmp_path), degrade=degrade)
+        pictures = Pictures(data, [(2.0, 2.0)], "paper")
+        keys.add(record_key(method, pictures, 0, (2.0, 2.0)))
+        options = argparse.Namespace(
+            suite=["set5"], metrics=[], scales=None, lr=None, data_root=None, protocol=None
+        )
+        paths.add(progress_path([method], options, degrade))
+        lows.append(pictures.pair(0, pictures.read(0), (2.0, 2.0))[0])
+        again = pictures.pair(0, pictures.read(0), (2.0, 2.0))[0]
+        assert np.array_equal(lows[-1], again)
+    assert (len(keys), len(paths)) == (3, 3)
+    assert np.abs(lows[1].astype(int) - lows[0]).std() < np.abs(lows[2].astype(int) - lows[0]).std()
+
+
+def test_damage_before_the_reduction_needs_a_reduction(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, scales=(2,))
+    steps = [{"name": "blur", "sigma": 2, "before": True}]
+    data = replace(find_suite("set5", tmp_path), degrade=Degrade(steps))
+    with pytest.raises(ConfigError, match=r"supplied low-resolution pictures \(x2\); allowed with"):
+        Pictures(data, [(2.0, 2.0)], "paper")
+    pictures = Pictures(data, [(2.0, 2.0)], "pil")
+    low, truth = pictures.pair(0, pictures.read(0), (2.0, 2.0))
+    assert np.array_equal(low, resize_pil(damaged(truth, *steps), (24, 26)))
+
+
+def test_prepared_low_resolution_pictures_are_those_of_the_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_benchmark(tmp_path, scales=(2,))
+    steps = tmp_path / "steps.yaml"
+    steps.write_text("- {name: noise, sigma: [2, 9]}\n- {name: jpeg, quality: [30, 90]}\n")
+    asked = ["lr", "--hr", folder / "HR", "--scales", 2, "--degrade", steps]
+
+    def prepare() -> str:
+        prepare_data([str(part) for part in [*asked, "--output", tmp_path / "low"]])
+        return capsys.readouterr().err
+
+    with pytest.raises(ConfigError, match="--degrade: given without --output"):
+        prepare_data([str(part) for part in asked])
+    assert "3 pictures made" in prepare()
+    data = replace(find_suite("set5", tmp_path), degrade=read_degrade(steps))
+    pictures = Pictures(data, [(2.0, 2.0)], "matlab")
+    for index in range(3):
+        made = read_rgb(tmp_path / f"low/X2/photo{index + 1}x2.png")
+        assert np.array_equal(made, pictures.pair(index, pictures.read(index), (2.0, 2.0))[0])
+    assert "0 pictures made, 3 already there" in prepare()
+    steps.write_text("- {name: noise, sigma: 3}\n")
+    assert "3 pictures made" in prepare()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "s.yaml: no steps given"),
+        ("name: blur", "s.yaml: {'name': 'blur'} given; allowed: a list, each a step"),
+        (
+            "- {name: jpeg, quality: 101}\n- {name: fog}",
+            r"s.yaml\[0\].quality.*\[1\].name: unknown",
+        ),
+        ("- [", "s.yaml: no YAML"),
+        (None, "s.yaml: "),
+    ],
+)
+def test_a_file_of_steps_that_is_no_good(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_degrade(tmp_path / "s.yaml")
+    assert "\n" not in str(caught.value)

@@ -255,4 +255,6 @@ def record_key(method: Method, pictures: Pictures, index: int, scale: Scale) -> 
         stamp += f" {method.enlarge.stamp(pictures, index, scale)}"
     if pictures.data.protocol != "paper":
         source += f" {pictures.data.protocol}"
+    if pictures.data.degrade is not None:
+        source += f" degrade {pictures.data.degrade.key}"
     return f"{method.key} | {place} | {name} | {kind} | {source} | {stamp} | {torch.__version__}"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.degrade import Degrade, damage_of
 from datasets.image_folder import Folders, ImageFolder, listed_pictures
 from datasets.known import how_to_get, low_folder
 from datasets.listing import match_pairs, user_path
 from datasets.resize import resize_matlab
-from datasets.transforms import Plan, cut
+from datasets.transforms import Plan, cut, resized
 from datasets.wrappers import SRImplicitDownsampled, SRImplicitPaired
 from engine.evaluate import ciaosr_protocol
 from engine.evaluate.metrics import EvalType, scale_text
@@ -45,6 +46,7 @@ class SuiteData:
         high: folder of the high-resolution pictures.
         low: folder of the folders X2, X3 and so on.
         protocol: one of PROTOCOLS, how figures are taken: as in LIIF's paper, or in CiaoSR's.
+        degrade: what low-resolution pictures are damaged by, each by draws of its own.
     """
 
     name: str
@@ -53,6 +55,12 @@ class SuiteData:
     high: Path
     low: Path
     protocol: str = "paper"
+    degrade: Degrade | None = None
+
+    @property
+    def published(self) -> str:
+        """The name under which figures of such pictures are published; "" where none can be."""
+        return self.name if self.degrade is None else ""
 
     @property
     def scales(self) -> list[Scale]:
@@ -126,6 +134,7 @@ class Pictures:
     Raises:
         DataError: no pictures, or folders that can't be pairs. Low-resolution folders that are
             absent are no error; their scales are in `missing` with a line of explanation.
+        ConfigError: damage before the reduction of pictures that are supplied reduced.
     """
 
     def __init__(self, data: SuiteData, scales: Sequence[Scale], source: str) -> None:
@@ -146,6 +155,12 @@ class Pictures:
                 if not folder.is_dir():
                     self.missing[scale] = f"no folder {folder}{how_to_get(folder)}; or --lr matlab"
                     continue
+                if data.degrade is not None and data.degrade.has_before:
+                    at = f"supplied low-resolution pictures (x{scale_text(scale)})"
+                    raise ConfigError(
+                        f"--degrade: a step with before: true and {at}; "
+                        "allowed with --lr pil or matlab"
+                    )
                 high = self.high.paths[0]
                 self.pairs[scale] = Folders([match_pairs(listed_pictures(folder), high), high])
             self.sources[scale] = chosen
@@ -210,14 +225,25 @@ class Pictures:
     def pair(self, index: int, high: Image, scale: Scale) -> tuple[Image, Image]:
         """(low, high) resolution, uint8 (h, w, 3) and (H, W, 3), as the paper's wrappers make them.
 
+        The low one is damaged where the suite says so.
+
         Args:
             high: what `read(index)` gave.
         """
         plan = self.plan(index, (high.shape[0], high.shape[1]), scale)
-        if self.sources[scale] == "supplied":
-            low = self.pairs[scale].caches[0].pixels(index)
-            return cut((low, high), plan.inp), cut((low, high), plan.gt)
-        truth = cut((high,), plan.gt)
-        if self.sources[scale] == "matlab":
-            return resize_matlab(truth, plan.inp.size), truth
-        return cut((high,), plan.inp), truth
+        source = self.sources[scale]
+        pictures: tuple[Image, ...] = (high,)
+        if source == "supplied":
+            pictures = (self.pairs[scale].caches[0].pixels(index), high)
+
+        def reduced(pixels: Image) -> Image:
+            if source == "supplied":
+                return cut(pictures, plan.inp)
+            if source == "matlab":
+                return resize_matlab(pixels, plan.inp.size)
+            return resized(pixels, plan.inp.sizes)
+
+        truth = cut(pictures, plan.gt)
+        if self.data.degrade is None:
+            return reduced(truth), truth
+        return damage_of(self.data.degrade, self.name(index)).apply(truth, reduced), truth

@@ -113,7 +113,7 @@ class SuiteFigures:
             return
         xs = [math.sqrt(math.prod(scale)) for scale in pictures.scales]
         names = [scale_text(scale) for scale in pictures.scales]
-        known = published_rows(pictures.data.name, names, pictures.data.protocol)
+        known = published_rows(pictures.data.published, names, pictures.data.protocol)
         comparable = {row: one.values for row, one in known.items() if one.comparable}
         lines = []
         for series in methods:

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
+from datasets.degrade import Degrade
 from datasets.files import write_whole
 from datasets.known import how_to_get
 from engine import distributed
+from engine.config_files import read_degrade
 from engine.evaluate.ciaosr_protocol import NOTE
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.predictions import Predictions, find_predictions
@@ -76,13 +78,14 @@ def run_and_report(options: argparse.Namespace) -> None:
     precision = settle_precision(device, options.precision or "fp32")
     predictions = [find_predictions(given, suites) for given in options.predictions or []]
     methods = make_methods(options, device, precision, predictions)
+    degrade = suites[0].data.degrade
     skipped += [
         Skipped(pictures.data.title, scale_text(scale), reason)
         for found in predictions
         for pictures, scale, reason in found.missing
     ]
     metrics = tuple(dict.fromkeys(["psnr", *options.metrics]))
-    path = options.json or progress_path(methods, options)
+    path = options.json or progress_path(methods, options, degrade)
     store = ResultStore(path, processes.rank, processes.count)
     if store.found and processes.is_main:
         say(f"{path}: {store.found} results of an earlier run; those still valid are not redone")
@@ -112,6 +115,7 @@ def run_and_report(options: argparse.Namespace) -> None:
             "seconds": round(seconds, 1),
             "device": str(device),
             "protocol": protocol,
+            "degrade": degrade and degrade.document(),
             "versions": {**versions(), "platform": platform.platform()},
             "methods": [method.about for method in methods],
             "skipped": [asdict(skip) for skip in skipped],
@@ -131,7 +135,8 @@ def open_suites(options: argparse.Namespace) -> tuple[list[Pictures], list[Skipp
     protocol = options.protocol or "paper"
     check_protocol(protocol, scales, options.lr or "paper", "--")
     found = [find_suite(name, options.data_root or Path("load")) for name in options.suite]
-    found = [replace(data, protocol=protocol) for data in found]
+    degrade = None if options.degrade is None else read_degrade(options.degrade)
+    found = [replace(data, protocol=protocol, degrade=degrade) for data in found]
     suites, skipped = [], []
     for data in {data.name: data for data in found}.values():
         if not data.high.is_dir():
@@ -177,10 +182,13 @@ def make_methods(
     return distinct_labels(methods)
 
 
-def progress_path(methods: Sequence[Method], options: argparse.Namespace) -> Path:
+def progress_path(
+    methods: Sequence[Method], options: argparse.Namespace, degrade: Degrade | None = None
+) -> Path:
     """Where results are kept until the end when `--json` names no file: one per question."""
     asked = [*(method.key for method in methods), *options.suite, *options.metrics]
     asked += [str(options.scales), str(options.lr), str(options.data_root), str(options.protocol)]
+    asked += [] if degrade is None else [degrade.key]
     return PROGRESS_FOLDER / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.json"
 
 
@@ -196,6 +204,8 @@ def suite_table(
     ciaosr = pictures.data.protocol == "ciaosr"
     rounding = [] if ciaosr else ["predictions of models not rounded"]
     notes = ["; ".join([f"{len(pictures)} pictures", how, *rounding]), f"LR: {made}"]
+    degrade = pictures.data.degrade
+    notes += [] if degrade is None else [f"LR damaged, each picture by draws of its own: {degrade}"]
     notes += [NOTE] if ciaosr else []
     notes += [
         f"{method.label}: pictures of 8 bits in {method.about['folder']}"
@@ -205,7 +215,7 @@ def suite_table(
     scales = [scale_text(scale) for scale in pictures.scales]
     means = suite_means(pictures, methods, records, metric)
     data = pictures.data
-    return make_table(data.name, metric, data.title, notes, scales, means, data.protocol)
+    return make_table(data.published, metric, data.title, notes, scales, means, data.protocol)
 
 
 def measured(data: SuiteData, metric: str) -> str:

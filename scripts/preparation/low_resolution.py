@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datasets.degrade import Degrade, damage_of
 from datasets.files import NAME_BYTES, make_folder, write_whole
 from datasets.images import read_rgb, read_size, write_rgb
 from datasets.listing import list_pictures
@@ -24,12 +25,17 @@ from utils import DataError
 RECORD = ".made-from.json"
 
 
-def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: int) -> int:
+def make_low_resolution(
+    hr: Path, output: Path, scales: Sequence[int], workers: int, degrade: Degrade | None = None
+) -> int:
     """Write output/X{scale}/{name}x{scale}.png for each picture and scale; return how many.
 
     PNG, 8-bit RGB. Those that are there and still those of their HR pictures are left as they are.
     Of an HR picture that has changed they are made again; those that were not made here and are
     of another picture are told of and left.
+
+    Args:
+        degrade: what they are damaged by, the same for a picture each time.
 
     Raises:
         DataError: no pictures in hr, one that can't be read, two that differ in suffix alone,
@@ -49,7 +55,7 @@ def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: 
     strange: list[Path] = []
     try:
         with ThreadPoolExecutor(workers) as pool:
-            results = pool.map(lambda name: _make_one(hr / name, targets, records), names)
+            results = pool.map(lambda name: _make_one(hr / name, targets, records, degrade), names)
             for result in tqdm(
                 results, total=len(names), desc="resizing", unit="img", disable=None
             ):
@@ -69,10 +75,20 @@ def make_low_resolution(hr: Path, output: Path, scales: Sequence[int], workers: 
     return done["made"]
 
 
-def low_resolution(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> (H // scale, W // scale, 3): cropped at the top left to a multiple."""
+def low_resolution(
+    pixels: np.ndarray, scale: int, path: Path, degrade: Degrade | None = None
+) -> np.ndarray:
+    """uint8 (H, W, 3) -> (H // scale, W // scale, 3): cropped at the top left to a multiple.
+
+    Args:
+        path: the picture's file, whose name decides what its damage draws.
+    """
     height, width = (side // scale for side in pixels.shape[:2])
-    return resize_matlab(pixels[: height * scale, : width * scale], (height, width))
+    cropped = pixels[: height * scale, : width * scale]
+    if degrade is None:
+        return resize_matlab(cropped, (height, width))
+    reduced = damage_of(degrade, path).apply
+    return reduced(cropped, lambda large: resize_matlab(large, (height, width)))
 
 
 def target_paths(names: Sequence[str], scale: int, folder: Path) -> dict[str, Path]:
@@ -107,14 +123,17 @@ def claim(folder: Path, record: dict[str, Any], hr: Path) -> None:
     record[""] = here
 
 
-def stamp(path: Path) -> list[int]:
+def stamp(path: Path) -> list[Any]:
     """Changes when a file is replaced, also by one of the same size and time."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _make_one(
-    path: Path, targets: dict[int, dict[str, Path]], records: dict[int, dict[str, Any]]
+    path: Path,
+    targets: dict[int, dict[str, Path]],
+    records: dict[int, dict[str, Any]],
+    degrade: Degrade | None,
 ) -> list[tuple[str, Path]]:
     """Write the LR files of one HR picture that are missing or of an older one.
 
@@ -124,7 +143,7 @@ def _make_one(
     outcomes = []
     pixels: np.ndarray | None = None
     height, width = read_size(path)
-    now = stamp(path)
+    now = [*stamp(path), *([] if degrade is None else [degrade.key])]
     for scale, record in records.items():
         if min(height, width) < scale:
             raise DataError(f"{path}: {height}x{width} pixels, too small for scale {scale}")
@@ -133,7 +152,7 @@ def _make_one(
         outcome = "kept"
         if not there or record.get(path.name) != now:
             pixels = read_rgb(path) if pixels is None else pixels
-            small = low_resolution(pixels, scale)
+            small = low_resolution(pixels, scale, path, degrade)
             if not there or not np.array_equal(read_rgb(target), small):
                 outcome = "strange" if there and path.name not in record else "made"
         if outcome == "made":
