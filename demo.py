@@ -16,7 +16,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,9 +31,11 @@ from engine.imports import add_import_option, import_all
 from engine.render import ContinuousImage
 from engine.render.baselines import Resized, check_baseline
 from engine.render.batch import Wanted, read_first, render_jobs
-from engine.render.jobs import plan_jobs
+from engine.render.jobs import Job, expand, plan_jobs
 from engine.render.photo import Represent
 from engine.render.video_write import check_video_name
+from engine.render.viewer import CACHE_BYTES, Shown, Viewer
+from engine.render.viewer_server import check_reference, serve
 from engine.render.zoom import FORMATS, film_pixels, frames_of, plan_film, write_film
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import DEFAULT, load_model
@@ -78,7 +80,11 @@ def make_parser() -> Parser:
     parser.add_argument(
         "-o", "--output", help="a file (output.png if absent); a folder for several photographs"
     )
-    parser.add_argument("--model", help="a checkpoint, or the name of published weights")
+    parser.add_argument(
+        "--model",
+        action="append",
+        help="a checkpoint, or the name of published weights; with --view, several by as many",
+    )
     add_import_option(parser)
     parser.add_argument("--resolution", metavar="HEIGHT,WIDTH", help="size of the result")
     parser.add_argument("-s", "--scale", metavar="S or SY,SX", help="or its size over the input's")
@@ -89,6 +95,10 @@ def make_parser() -> Parser:
         "--baseline", metavar="NAME", help="an interpolation baseline, such as bicubic"
     )
     parser.add_argument("--compare", action="store_true", help="beside bicubic in one picture")
+    parser.add_argument("--view", action="store_true", help="look into it in the browser")
+    parser.add_argument("--reference", metavar="FILE", help="the truth to compare with in --view")
+    parser.add_argument("--port", type=int, help="of --view (default: any that is free)")
+    parser.add_argument("--no-browser", action="store_true", help="--view opens no window")
     parser.add_argument("--zoom-video", metavar="FILE", help="glide into the box: .mp4 or .gif")
     parser.add_argument("--gpu", help="number of the CUDA device")
     parser.add_argument("--precision", default="fp32", choices=[*PRECISIONS])
@@ -142,7 +152,10 @@ def check(options: argparse.Namespace) -> None:
     if options.suffix != os.path.basename(options.suffix):
         raise ConfigError(f"--suffix: {options.suffix!r} given; allowed: text without folders")
     film = options.zoom_video is not None
-    if film:
+    check_view(options)
+    if options.view:
+        pass
+    elif film:
         check_video_name(Path(options.zoom_video), "--zoom-video")
         for name in ("scale", "compare", "output"):
             if getattr(options, name):
@@ -167,13 +180,36 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
 
 
+def check_view(options: argparse.Namespace) -> None:
+    """What --view excludes, and what is for it alone."""
+    if not options.view:
+        for name in ("reference", "port", "no_browser"):
+            if getattr(options, name) not in (None, False):
+                raise ConfigError(f"--{name.replace('_', '-')}: given without --view")
+        if len(options.model or []) > 1:
+            raise ConfigError("--model: several given; allowed without --view: one")
+        return
+    for name in ("zoom_video", "scale", "resolution", "box", "compare", "output", "baseline"):
+        if getattr(options, name):
+            raise ConfigError(
+                f"--view: given with --{name.replace('_', '-')}; allowed: one of them"
+            )
+
+
 def find_method(options: argparse.Namespace, processes: Processes) -> tuple[Represent, str]:
     """What makes of a photograph's pixels something to render, and what it is called."""
     if options.baseline is not None:
         return functools.partial(Resized, name=options.baseline), options.baseline
+    return find_model(options, processes, (options.model or [None])[0])
+
+
+def find_model(
+    options: argparse.Namespace, processes: Processes, name: str | None
+) -> tuple[Callable[[np.ndarray], ContinuousImage], str]:
+    """`find_method` of one model."""
     device = distributed.own_device(options.gpu, processes)
     precision = settle_precision(device, options.precision)
-    model = load_model(options.model, device, options.raw_weights)
+    model = load_model(name, device, options.raw_weights)
     if implicit(model).halo is None:
         say("this model's features depend on the whole picture: encoded in one piece")
 
@@ -185,9 +221,27 @@ def find_method(options: argparse.Namespace, processes: Processes) -> tuple[Repr
             precision=precision,
             keep_features=False,
             cell_max_scale=options.cell_max_scale,
+            cache_bytes=CACHE_BYTES if options.view else None,
         )
 
-    return represent, Path(options.model or DEFAULT).stem
+    return represent, Path(name or DEFAULT).stem
+
+
+def look_into(options: argparse.Namespace) -> None:
+    """Show one photograph in the browser until Ctrl-C."""
+    paths = [path for given in options.input for path in expand(given, options.recursive)[0]]
+    if len(paths) > 1:
+        raise ConfigError("--view: several photographs given; allowed: one")
+    methods: dict[str, Callable[[np.ndarray], ContinuousImage]] = {}
+    for given in options.model or [None]:
+        represent, name = find_model(options, Processes(), given)
+        methods[name if name not in methods else given] = represent  # two may be epoch-last.pth
+    files = [*paths, *([] if options.reference is None else [Path(options.reference)])]
+    pixels = [read_first(Job(path, path), options.max_pixels).pixels for path in files]
+    check_reference(pixels[0], pixels[-1])
+    viewer = Viewer(methods, options.max_pixels)
+    viewer.add(Shown(pixels[0], reference=pixels[1] if len(pixels) > 1 else None))
+    serve(viewer, options.port or 0, not options.no_browser)
 
 
 def render_film(options: argparse.Namespace) -> None:
@@ -233,7 +287,9 @@ def render_together(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     check(options)
-    if options.zoom_video is not None:
+    if options.view:
+        look_into(options)
+    elif options.zoom_video is not None:
         render_film(options)
     else:
         render_together(options)

@@ -81,11 +81,13 @@ class ImplicitModel(nn.Module):
         passes: how many means over all queries are needed before the first colour.
         data_norm: the normalisation (`engine.config.DataNorm`) that the weights were trained
             with; set by what loads them, None where nothing is known.
+        trained_scale: the largest enlargement that they were trained for, likewise.
     """
 
     reach: int | None = 2
     passes: int = 0
     data_norm: Any = None
+    trained_scale: float | None = None
 
     def __init__(self, encoder_spec: Mapping[str, Any]) -> None:
         super().__init__()

@@ -53,6 +53,8 @@ def test_nothing_but_liif_is_added_to_the_path(installed: Path) -> None:
     assert found == {"liif", "bin"}
     commands = {path.name for path in (installed / "bin").iterdir()}
     assert {"liif-train", "liif-test", "liif-demo"} <= commands
+    page = Path("engine/render/viewer.html")
+    assert (installed / "liif/tree" / page).read_bytes() == (ROOT / page).read_bytes()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -59,6 +60,7 @@ class ContinuousImage:
         cell_max_scale: float | None = None,
         window: int | None = None,
         statistic: Statistic = "picture",
+        cache_bytes: int | None = None,
     ) -> None:
         self.model = implicit(model).to(device).eval()
         self.size = size
@@ -69,6 +71,7 @@ class ContinuousImage:
         self.statistic = statistic
         if features is not None:
             features = each_map(features, lambda one: one.to(device))
+        self.cell_max_scale = cell_max_scale
         self.window = self.model.window if window is None else window
         # Of the picture that is encoded, to which all coordinates and cells below refer.
         self._size = extended(size[0], self.window), extended(size[1], self.window)
@@ -79,6 +82,7 @@ class ContinuousImage:
             query_chunk=min(self.model.query_chunk, eval_bsize or self.model.query_chunk),
             cell_max_scale=cell_max_scale,
             statistic=statistic,
+            cache_bytes=cache_bytes,
         )
 
     @classmethod
@@ -97,6 +101,7 @@ class ContinuousImage:
         cell_max_scale: float | None = None,
         window: int | None = None,
         statistic: Statistic = "picture",
+        cache_bytes: int | None = None,
     ) -> ContinuousImage:
         """Represent a photograph by what a model makes of it.
 
@@ -123,6 +128,8 @@ class ContinuousImage:
                 whole; an even selection where that is more than 4 million pixels (see
                 `models.sronet` for the error). They are worked out once per scale and kept.
                 "asked": the pixels asked for. A number: each strip of so many rows by itself.
+            cache_bytes: with `keep_features=False`, how many bytes of features of the parts that
+                were rendered last stay in memory, for later renderings nearby; default: none.
 
         Raises:
             ConfigError, DataError: in one line, what can't be used and why.
@@ -136,7 +143,7 @@ class ContinuousImage:
             module, spec = load_with_spec(model, place, raw_weights)
         size = given.pixels.shape[0], given.pixels.shape[1]
         how = precision, spec, data_norm, eval_bsize, cell_max_scale, window, statistic
-        image = cls(module, size, place, given, None, *how)
+        image = cls(module, size, place, given, None, *how, cache_bytes)
         if keep_features or image.model.halo is None:
             image.keep()
         return image
@@ -156,6 +163,19 @@ class ContinuousImage:
             for axis, n, (low, high) in spans
         )
         self._source.keep(rows, columns)
+
+    def without_ensemble(self) -> ContinuousImage:
+        """The same photograph, each query answered by its nearest code alone.
+
+        Features that are kept are shared. For models with a `local_ensemble` to switch off.
+        """
+        other = copy.copy(self)
+        other.model = copy.copy(self.model)
+        other.model.local_ensemble = False  # type: ignore[assignment]
+        other._source = copy.copy(self._source)
+        other._source.model = other.model
+        other._source.pictures = {}  # whose means are those of the ensemble
+        return other
 
     def render(self, height: int, width: int, box: Box | None = None, clamp: bool = True) -> Tensor:
         """The photograph, or a part of it, in any number of pixels.
@@ -211,6 +231,22 @@ class ContinuousImage:
         photo, image = written_from(self.photo, self, grid)
         enlarge(photo, Path(path), grid, image)
         return grid.height, grid.width
+
+    def view(self, browser: bool = True) -> str:
+        """Look into the photograph in the browser; `demo.py --view` without the command line.
+
+        Args:
+            browser: open the page.
+
+        Returns:
+            The page's address on this machine, served until the program ends.
+
+        Raises:
+            ConfigError: made by `load`, without the photograph.
+        """
+        from engine.render.viewer_server import start_page  # which imports this module
+
+        return start_page(self, browser)
 
     def _repr_png_(self) -> bytes | None:
         return preview(self.photo, self, self.size)

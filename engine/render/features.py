@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +33,48 @@ class Kept(NamedTuple):
     maps: Features
 
 
+class Blocks:
+    """Maps of squares of codes, encoded when they are first asked for; those last used are kept.
+
+    Args:
+        budget: bytes that are kept at most.
+    """
+
+    SIDE = 128  # pixels along each side; less would encode more of halos, more what is not shown
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.used = budget, 0
+        self.kept: OrderedDict[tuple[int, int], Features] = OrderedDict()
+
+    def maps(self, source: Source, rows: Span, columns: Span) -> Features:
+        """The encoder's maps of rows and columns of codes, out of the blocks that they meet."""
+        side = self.SIDE * source.model.upscale
+        places = itertools.product(
+            *(range(span[0] // side, -(-span[1] // side)) for span in (rows, columns))
+        )
+        pieces = (self.block(source, down, across, side) for down, across in places)
+        return assembled(rows, columns, pieces)
+
+    def block(
+        self, source: Source, down: int, across: int, side: int
+    ) -> tuple[Span, Span, Features]:
+        rows = (down * side, min((down + 1) * side, source.codes[0]))
+        columns = (across * side, min((across + 1) * side, source.codes[1]))
+        maps = self.kept.pop((down, across), None)
+        if maps is None:
+            maps = source.encoded(rows, columns)
+            self.used += size_of(maps)
+        self.kept[down, across] = maps
+        while self.used > self.budget and len(self.kept) > 1:
+            self.used -= size_of(self.kept.popitem(last=False)[1])
+        return rows, columns, maps
+
+
+def size_of(maps: Features) -> int:
+    """Bytes that maps take."""
+    return sum(one.numel() * one.element_size() for one in maps_of(maps))
+
+
 class Source:
     """Where the features of a window come from.
 
@@ -44,7 +87,7 @@ class Source:
         features: instead, what the model's `encode` makes of the whole photograph.
         shown: (H, W) of the part at the top left that is no mirror image (`ImplicitModel.window`).
         query_chunk: the most queries at once.
-        cell_max_scale, statistic: see `ContinuousImage.represent`.
+        cell_max_scale, statistic, cache_bytes: see `ContinuousImage.represent`.
     """
 
     def __init__(
@@ -61,6 +104,7 @@ class Source:
         query_chunk: int,
         cell_max_scale: float | None = None,
         statistic: Statistic = "picture",
+        cache_bytes: int | None = None,
     ) -> None:
         self.model = model
         self.size = size
@@ -77,10 +121,12 @@ class Source:
         self.codes = size[0] * model.upscale, size[1] * model.upscale
         self.everything: tuple[Span, Span] = (0, self.codes[0]), (0, self.codes[1])
         self.kept = None if features is None else Kept(*self.everything, features)
+        self.blocks = None if cache_bytes is None else Blocks(cache_bytes)
 
     @property
     def layout(self) -> Layout:
-        margin = 0 if self.holds(*self.everything) else self.model.halo or 0
+        held = self.blocks is not None or self.holds(*self.everything)
+        margin = 0 if held else self.model.halo or 0
         return Layout(self.size, self.model.upscale, self.model.reach, margin)
 
     def holds(self, rows: Span, columns: Span) -> bool:
@@ -106,7 +152,14 @@ class Source:
             return cut(
                 self.kept.maps, moved(rows, self.kept.rows[0]), moved(columns, self.kept.columns[0])
             )
-        high, wide = self.layout.pixels(0, rows), self.layout.pixels(1, columns)
+        if self.blocks is not None:
+            return self.blocks.maps(self, rows, columns)
+        return self.encoded(rows, columns)
+
+    def encoded(self, rows: Span, columns: Span) -> Features:
+        """The encoder's maps of rows and columns of codes, encoded now with a halo around them."""
+        layout = Layout(self.size, self.model.upscale, self.model.reach, self.model.halo or 0)
+        high, wide = layout.pixels(0, rows), layout.pixels(1, columns)
         top, left = high[0] * self.model.upscale, wide[0] * self.model.upscale
         return cut(self.encode(high, wide), moved(rows, top), moved(columns, left))
 
@@ -198,25 +251,35 @@ class Source:
         return self.kept.maps
 
     def encode_windows(self, rows: Span, columns: Span) -> Features:
-        """The encoder's maps of these rows and columns of codes."""
+        """The encoder's maps of these rows and columns of codes, window by window."""
         if self.model.halo is None:
             return self.encode((0, self.size[0]), (0, self.size[1]))
         height, width = rows[1] - rows[0], columns[1] - columns[0]
         side = max(LEAST_SIDE, 2 * self.model.halo) * self.model.upscale
-        whole: Features | None = None
-        for down, across in itertools.product(
-            cuts(height, -(-height // side)), cuts(width, -(-width // side))
-        ):
-            window = self.maps(moved(down, -rows[0]), moved(across, -columns[0]))
-            if whole is None:
-                whole = each_map(  # in memory (1, h, w, c)
-                    window,
-                    lambda one: one.new_empty(1, height, width, one.shape[1]).permute(0, 3, 1, 2),
-                )
-            for into, one in zip(maps_of(whole), maps_of(window), strict=True):
-                into[..., slice(*down), slice(*across)] = one
-        assert whole is not None
-        return whole
+        spans = itertools.product(
+            (moved(span, -rows[0]) for span in cuts(height, -(-height // side))),
+            [moved(span, -columns[0]) for span in cuts(width, -(-width // side))],
+        )
+        return assembled(rows, columns, ((*pair, self.encoded(*pair)) for pair in spans))
+
+
+def assembled(rows: Span, columns: Span, pieces: Iterable[tuple[Span, Span, Features]]) -> Features:
+    """Maps of rows and columns of codes, out of pieces (rows, columns, maps) that cover them."""
+    height, width = rows[1] - rows[0], columns[1] - columns[0]
+    whole: Features | None = None
+    for down, across, maps in pieces:
+        if whole is None:
+            whole = each_map(  # in memory (1, h, w, c)
+                maps, lambda one: one.new_empty(1, height, width, one.shape[1]).permute(0, 3, 1, 2)
+            )
+        top, bottom = max(rows[0], down[0]), min(rows[1], down[1])
+        left, right = max(columns[0], across[0]), min(columns[1], across[1])
+        for into, one in zip(maps_of(whole), maps_of(maps), strict=True):
+            part = one[..., top - down[0] : bottom - down[0], left - across[0] : right - across[0]]
+            place = moved((top, bottom), rows[0]), moved((left, right), columns[0])
+            into[..., slice(*place[0]), slice(*place[1])] = part
+    assert whole is not None
+    return whole
 
 
 def moved(span: Span, origin: int) -> Span:

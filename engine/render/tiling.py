@@ -15,7 +15,7 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ class Grid:
 
     def within(self, size: tuple[int, int]) -> Grid:
         """The same pixels, of a picture that goes on to this size at the bottom and right."""
-        return self if size == self.size else Grid(size, self.height, self.width, self.area)
+        return self if size == self.size else replace(self, size=size, box=self.area)
 
     @property
     def cell(self) -> tuple[float, float]:
@@ -128,7 +128,7 @@ class Grid:
                 top * (1 - edge / self.height) + bottom * (edge / self.height)
                 for edge in (first, last)
             )
-            yield Grid(self.size, last - first, self.width, (start, left, stop, right))
+            yield replace(self, height=last - first, box=(start, left, stop, right))
 
 
 def positions(count: int, start: float, stop: float, extent: int) -> Tensor:

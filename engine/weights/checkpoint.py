@@ -249,10 +249,22 @@ def model_of(
         model = models.make({**checkpoint["model"], "sd": weights}, load_sd=True)
         check_answers(model, checkpoint["model"]["name"])
         model.data_norm = recorded_norm(checkpoint)  # type: ignore[assignment]
+        model.trained_scale = trained_scale(checkpoint)  # type: ignore[assignment]
         return model
     except (UserError, ValueError) as error:
         note = own_code_note(checkpoint) if UNKNOWN_MODEL in str(error) else ""
         raise DataError(f"{path}: {' '.join(str(error).split())}{note}") from error
+
+
+def trained_scale(checkpoint: Mapping[str, Any]) -> float | None:
+    """The largest enlargement that a checkpoint's run trained for, where its settings tell."""
+    value: Any = checkpoint.get("config")
+    for key in ("train_dataset", "wrapper", "args"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    args = value if isinstance(value, Mapping) else {}
+    value = args.get("scale_max") or args.get("scale_min")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return max((float(one) for one in values if type(one) in (int, float)), default=None)
 
 
 def own_code_note(checkpoint: Mapping[str, Any]) -> str:
