@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 # Before torch is loaded, for this process and those that tests start: many at a time on few cores
@@ -24,6 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # A loader of PyTorch's own, in a test that compares with it, would have every later end of a
 # process raised wherever the tests happen to be.
 signal_handling._SIGCHLD_handler_set = True
+
+
+torch.manual_seed(0)  # for what modules of tests draw when they are loaded
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """No test depends on what others have drawn before it, so that none fails by chance."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
