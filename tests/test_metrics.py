@@ -48,7 +48,7 @@ def photo_pair(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return tensor(resize_pil(small, size)), tensor(truth)
 
 
-@pytest.mark.parametrize("size", [(60, 90), (33, 121)])
+@pytest.mark.parametrize("size", [(60, 90), (33, 121), (510, 33)])
 def test_ssim_agrees_with_scikit_image(size: tuple[int, int]) -> None:
     sr, hr = photo_pair(size)
     assert calc_ssim(sr, hr) == pytest.approx(reference_ssim(luma(sr), luma(hr)), abs=1e-6)

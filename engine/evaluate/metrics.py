@@ -19,6 +19,7 @@ from utils import ConfigError, DataError
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
+SSIM_ROWS = 256  # at once: some twenty planes of float64 are held
 METRICS = ("psnr", "ssim", "lpips", "dists")
 # Metric -> the package that brings it, by its import name and its name on the index.
 PACKAGES = {"lpips": ("lpips", "lpips"), "dists": ("DISTS_pytorch", "dists-pytorch")}
@@ -83,9 +84,19 @@ def calc_ssim(sr: Tensor, hr: Tensor, eval_type: EvalType | None = None) -> floa
         Mean over all windows that lie wholly inside; None where there is no such window.
     """
     kind = eval_type or EvalType()
-    x, y = kind.crop(_luma(sr)), kind.crop(_luma(hr))
-    if min(x.shape) < SSIM_WINDOW:
+    sr, hr = kind.crop(sr), kind.crop(hr)
+    rows, columns = (length - SSIM_WINDOW + 1 for length in sr.shape[1:])
+    if min(rows, columns) < 1:
         return None
+    total = 0.0
+    for top in range(0, rows, SSIM_ROWS):
+        strip = slice(top, min(top + SSIM_ROWS, rows) + SSIM_WINDOW - 1)
+        total += float(_similarity(_luma(sr[:, strip]), _luma(hr[:, strip])).sum())
+    return total / (rows * columns)
+
+
+def _similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Similarity of two lumas (H, W) in every window inside: (H - 10, W - 10)."""
     moments = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     mean_x, mean_y, square_x, square_y, product = moments.unbind(0)
     variances = square_x - mean_x**2 + square_y - mean_y**2
@@ -93,7 +104,7 @@ def calc_ssim(sr: Tensor, hr: Tensor, eval_type: EvalType | None = None) -> floa
     stable_mean, stable_variance = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + stable_mean) / (mean_x**2 + mean_y**2 + stable_mean)
     structure = (2 * covariance + stable_variance) / (variances + stable_variance)
-    return float((luminance * structure).mean())
+    return luminance * structure
 
 
 def _luma(image: Tensor) -> Tensor:
