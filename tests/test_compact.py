@@ -19,6 +19,7 @@ from engine.weights.checkpoint import load_checkpoint
 from engine.weights.pretrained import DEFAULT, load_model
 
 RECIPE = Path("configs/train-bsds500/train_compact-liif.yaml")
+PHOTO = "split-photo.json"
 LATER = [Path(f"configs/train-bsds500/train_compact-liif-{n}.yaml") for n in (2, 3)]
 
 
@@ -38,17 +39,26 @@ def test_the_model_card_names_the_file(root: Path) -> None:
     assert load_checkpoint(DEFAULT)["checksum"].removeprefix("sha256:") in card
 
 
-def test_never_trained_on_what_measures_it(root: Path) -> None:
-    split = json.loads((root / "configs" / "train-bsds500" / "split.json").read_text())
+@pytest.fixture(params=["split.json", PHOTO])
+def split(request: pytest.FixtureRequest, root: Path) -> dict[str, list[str]]:
+    return json.loads((root / "configs" / "train-bsds500" / request.param).read_text())
+
+
+def test_never_trained_on_what_measures_it(split: dict[str, list[str]]) -> None:
     assert not set(split["train"]) & set(split["val"])
     assert len(split["train"]) + len(split["val"]) == 400
 
 
-def test_split_holds_no_picture_of_b100(root: Path, reference: Path) -> None:
-    split = json.loads((root / "configs" / "train-bsds500" / "split.json").read_text())
+def test_split_holds_no_picture_of_b100(split: dict[str, list[str]], reference: Path) -> None:
     b100 = {path.name for path in (reference / "data" / "bsds500" / "val").iterdir()}
     assert len(b100) == 100
     assert not b100 & {*split["train"], *split["val"]}
+
+
+def test_what_is_held_out_of_the_first_training_is_held_out_of_the_second(root: Path) -> None:
+    folder = root / "configs" / "train-bsds500"
+    first, second = (json.loads((folder / name).read_text()) for name in ("split.json", PHOTO))
+    assert set(first["val"]) < set(second["val"])
 
 
 @pytest.mark.slow
