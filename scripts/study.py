@@ -131,6 +131,7 @@ def carry_out(run: Run, study: Study, commands: Commands, gpu: str | None) -> No
     for module in run.definition["training"]["imports"] or ():
         options += ["--import", module]
     options += ["--protocol", test.protocol] if test.protocol else []
+    options += ["--degrade", test.degrade] if test.degrade else []
     options += ["--scales", *map(str, test.scales)] if test.scales else []
     commands.run("test.py", [*options, "--model", weights, "--json", found], log)
     tested = json.loads(found.read_text(encoding="utf-8"))

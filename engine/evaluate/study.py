@@ -18,6 +18,7 @@ import numpy as np
 
 from datasets.known import how_to_get
 from engine.config import config_dict, read_config, read_train_config
+from engine.config_files import read_degrade
 from engine.evaluate.metrics import check_metrics
 from engine.evaluate.statistics import Interval, over_pictures, over_seeds
 from engine.evaluate.suite_data import check_protocol, find_suite
@@ -36,6 +37,8 @@ class StudyTest:
     lr: Literal["paper", "supplied", "matlab", "pil"] = "paper"
     metrics: list[str] = field(default_factory=lambda: ["psnr"])
     protocol: Literal["paper", "ciaosr"] | None = None
+    degrade: str | None = None
+    """A file of steps that damage low-resolution pictures."""
 
     def check_test(self) -> Iterator[str]:
         if not self.suites:
@@ -44,6 +47,8 @@ class StudyTest:
             check_metrics(self.metrics)
             scales = [parse_scale(str(scale), "scales", smallest=1) for scale in self.scales]
             check_protocol(self.protocol or "paper", scales, self.lr)
+            if self.degrade is not None:
+                read_degrade(Path(self.degrade))
             for suite in self.suites:
                 data = find_suite(suite, Path("load"))
                 if not data.high.is_dir():
@@ -165,6 +170,8 @@ def read_study(path: Path, save: Path = Path("save")) -> Study:
             except ConfigError as error:
                 raise ConfigError(f"{path}: variants.{name}: {error}") from error
             definition = {"training": training, "test": config_dict(config.test)}
+            if config.test.degrade is not None:
+                definition["test"]["degrade"] = read_degrade(Path(config.test.degrade)).document()
             # As JSON has it, in which it is compared.
             definition = json.loads(json.dumps(definition))
             run = Run(name, seed, base, overrides, folder / f"{name}-{seed}", definition)
