@@ -3,6 +3,7 @@
 python demo.py --input in.png --model MODEL.pth --resolution HEIGHT,WIDTH --output out.png
 python demo.py in.png --scale 4
 python demo.py photos/ -s 4 -o enlarged/ --recursive --format jpg --suffix _x4
+python demo.py clip.mp4 -s 2 -o out.mp4
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +35,15 @@ from engine.render.baselines import Resized, check_baseline
 from engine.render.batch import Wanted, read_first, render_jobs
 from engine.render.jobs import Job, expand, plan_jobs
 from engine.render.photo import Represent
-from engine.render.video_write import check_video_name
+from engine.render.video_run import VideoOptions, render_videos
+from engine.render.video_write import CONTAINERS, QUALITY, check_video_name
 from engine.render.viewer import CACHE_BYTES, Shown, Viewer
 from engine.render.viewer_server import check_reference, serve
 from engine.render.zoom import FORMATS, film_pixels, frames_of, plan_film, write_film
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
 from engine.weights.pretrained import DEFAULT, load_model
 from models.protocol import implicit
-from utils import ConfigError
+from utils import ConfigError, DataError
 
 # --format -> what names of results may end in.
 WRITTEN = {"png": (".png",), "jpg": (".jpg", ".jpeg"), "webp": (".webp",), "tif": (".tif", ".tiff")}
@@ -73,8 +76,21 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     return top, left, bottom, right
 
 
+def parse_rate(text: str) -> Fraction:
+    """Frames per second: "25", "29.97" or "30000/1001"."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(
+            f"{text!r} given; allowed: a number above 0, such as 25 or 30000/1001"
+        ) from None
+
+
+READERS = {"resolution": parse_resolution, "box": parse_box, "fps": parse_rate}
+
+
 def make_parser() -> Parser:
-    parser = Parser(prog="demo.py", description="Render photographs at any size.")
+    parser = Parser(prog="demo.py", description="Render photographs and videos at any size.")
     parser.add_argument("photographs", nargs="*", help="files, folders or patterns")
     parser.add_argument("-i", "--input", nargs="+", default=[], help="or so")
     parser.add_argument(
@@ -100,6 +116,13 @@ def make_parser() -> Parser:
     parser.add_argument("--port", type=int, help="of --view (default: any that is free)")
     parser.add_argument("--no-browser", action="store_true", help="--view opens no window")
     parser.add_argument("--zoom-video", metavar="FILE", help="glide into the box: .mp4 or .gif")
+    parser.add_argument("--start", metavar="SECONDS", type=float, default=0.0, help="of a video")
+    parser.add_argument("--end", metavar="SECONDS", type=float, default=math.inf, help="of a video")
+    parser.add_argument("--quality", metavar="N", type=int, help="of a video, 1 to 100 (lossless)")
+    parser.add_argument("--fps", default="24", help="of numbered pictures")
+    parser.add_argument(
+        "--on-bad-frame", choices=["stop", "repeat"], default="stop", help="of a video"
+    )
     parser.add_argument("--gpu", help="number of the CUDA device")
     parser.add_argument("--precision", default="fp32", choices=[*PRECISIONS])
     parser.add_argument(
@@ -135,7 +158,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.input = [*options.photographs, *options.input]
     if options.scale is not None:
         options.scale = utils.parse_scale(options.scale, "--scale")
-    for name, read in (("resolution", parse_resolution), ("box", parse_box)):
+    for name, read in READERS.items():
         text = getattr(options, name)
         if text is not None:
             try:
@@ -176,6 +199,7 @@ def check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--baseline: {options.baseline} given; allowed in films: bicubic")
     utils.check_cell_max_scale(options.cell_max_scale)
     import_all(options.imports)
+    video_options(options).check()
     if options.max_pixels < 1:
         raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
 
@@ -194,6 +218,14 @@ def check_view(options: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--view: given with --{name.replace('_', '-')}; allowed: one of them"
             )
+
+
+def video_options(options: argparse.Namespace) -> VideoOptions:
+    """What is asked for of videos alone."""
+    repeat = options.on_bad_frame == "repeat"
+    suffix = WRITTEN[options.format][0] if options.format else ".png"
+    span = options.start, options.end
+    return VideoOptions(*span, options.quality, repeat, options.fps, suffix)
 
 
 def find_method(options: argparse.Namespace, processes: Processes) -> tuple[Represent, str]:
@@ -256,7 +288,7 @@ def render_film(options: argparse.Namespace) -> None:
     film = plan_film((pixels.shape[0], pixels.shape[1]), options.resolution, options.box)
     with tqdm(desc=path.name, total=len(film.boxes), unit="frame", disable=None) as bar:
         frames = frames_of(pixels, film, represent(pixels), bar.update)
-        write_film(path, frames, film.resolution)
+        write_film(path, frames, film.resolution, options.quality or QUALITY)
 
 
 def render_photographs(options: argparse.Namespace, processes: Processes) -> None:
@@ -264,13 +296,21 @@ def render_photographs(options: argparse.Namespace, processes: Processes) -> Non
     suffixes = WRITTEN[options.format] if options.format else WRITTEN_SUFFIXES
     where = options.input, options.output, suffixes, options.suffix, options.recursive
     (jobs, several), (represent, name) = processes.all_or_none(
-        lambda: (plan_jobs(*where), find_method(options, processes))
+        lambda: (plan_jobs(*where, tuple(CONTAINERS)), find_method(options, processes))
     )
     kept = ("resolution", "scale", "box", "compare", "strip_metadata", "overwrite", "max_pixels")
     how = {key: getattr(options, key) for key in kept}
     enlarges = options.baseline is None
     wanted = Wanted(represent=represent, name=name, enlarges=enlarges, **how)
-    render_jobs(jobs, several, wanted, processes)
+    photos = [job for job in jobs if not job.video]
+    errors = render_videos(
+        [job for job in jobs if job.video], wanted, video_options(options), processes
+    )
+    if photos:
+        render_jobs(photos, several, wanted, processes)
+    if errors:
+        several_text = f"{len(errors)} of {len(jobs) - len(photos)} videos could not be rendered"
+        processes.raise_once(errors[0] if len(jobs) == 1 else DataError(several_text))
 
 
 def render_together(options: argparse.Namespace) -> None:

@@ -92,15 +92,20 @@ def replacing(path: PathLike) -> Iterator[Path]:
     """
     with beside(path) as (part, target):
         yield part
-        with open(part, "r+b") as file:
-            flush_to_disk(file.fileno())
-        os.replace(part, target)
-        with contextlib.suppress(PermissionError):  # a folder that can't be listed
-            descriptor = os.open(target.parent, os.O_RDONLY)
-            try:
-                flush_to_disk(descriptor)
-            finally:
-                os.close(descriptor)
+        move_into_place(part, target)
+
+
+def move_into_place(part: Path, target: Path) -> None:
+    """Rename a file that is complete, once it is on the disk. Raises OSError."""
+    with open(part, "r+b") as file:
+        flush_to_disk(file.fileno())
+    os.replace(part, target)
+    with contextlib.suppress(PermissionError):  # a folder that can't be listed
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            flush_to_disk(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils import DataError, natural_key
@@ -40,7 +40,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX")) or name.lower() in LITTER
 
 
-def list_pictures(folder: Path, recursive: bool = False, option: str = "") -> list[str]:
+def list_pictures(
+    folder: Path,
+    recursive: bool = False,
+    option: str = "",
+    others_too: Callable[[Path], bool] | None = None,
+) -> list[str]:
     """Names of a folder's pictures, in natural order.
 
     A picture is a file with the ending of one, or that starts as one. Hidden files and folders are
@@ -50,11 +55,15 @@ def list_pictures(folder: Path, recursive: bool = False, option: str = "") -> li
         recursive: also the pictures of subfolders, named from `folder` ("trip/beach/1.jpg"), a
             folder's own before those of its subfolders. Links are followed, to each folder once.
         option: what makes the caller look into subfolders, for the message.
+        others_too: says which other files are listed as well, such as videos.
 
     Raises:
         DataError: no such folder, one that can't be read, or one without pictures.
     """
     pictures, others, folders = scan_tree(folder) if recursive else scan(folder)
+    if others_too is not None:
+        more = [name for name in others if others_too(folder / name)]
+        pictures, others = pictures + more, [name for name in others if name not in set(more)]
     if not pictures:
         hint = f", only other files ({', '.join(others[:4])})" if others else ""
         if folders:

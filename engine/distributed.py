@@ -53,6 +53,14 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
+    def gather_to_main(self, value: Any) -> list[Any]:
+        """Collect what each process gives on the main one, in order of rank; [] on the others."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
+
     def all_or_none(self, make: Callable[[], Any]) -> Any:
         """Return what `make` returns; a UserError on any process ends all, and one reports it."""
         if self.count == 1:

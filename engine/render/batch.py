@@ -79,6 +79,20 @@ def read_first(job: Job, max_pixels: int) -> Photo:
     return dataclasses.replace(photo, pixels=fill_hidden(photo.pixels))
 
 
+def chosen_method(wanted: Wanted, grid: Grid) -> tuple[Represent, str]:
+    """What renders a grid's pixels, and a note for the user if it isn't what was asked for."""
+    if reduces(grid) and wanted.enlarges:
+        return functools.partial(Resized, name="bicubic"), (
+            "reduced by bicubic, for models only enlarge"
+        )
+    return wanted.represent, ""
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """(height, width) for people."""
+    return f"{size[0]}x{size[1]}"
+
+
 def render_one(job: Job, wanted: Wanted, place: str = "") -> None:
     """Read one photograph and write its result; a bar of the pixels done, then a line.
 
@@ -89,10 +103,8 @@ def render_one(job: Job, wanted: Wanted, place: str = "") -> None:
     if wanted.strip_metadata:
         photo = dataclasses.replace(photo, metadata={})
     grid = wanted.grid((photo.pixels.shape[0], photo.pixels.shape[1]))
-    represent = wanted.represent
-    if reduces(grid) and wanted.enlarges:
-        represent = functools.partial(Resized, name="bicubic")
-        notes.append("reduced by bicubic, for models only enlarge")
+    represent, note = chosen_method(wanted, grid)
+    notes += [note] if note else []
     if job.target.exists():
         notes.append("replaces what was there")
     with tqdm(

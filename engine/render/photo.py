@@ -190,16 +190,28 @@ def compare(
     Arguments as for `enlarge`.
     """
     pixels = rgb(photo.pixels)
+    height, width = compared_size(grid)
+    with open_writer(target, height, width, 3, pixels.dtype, like=photo) as writer:
+        for band in compared_bands(pixels, grid, image, names, report):
+            writer.write(band)
+
+
+def compared_bands(
+    pixels: np.ndarray,
+    grid: Grid,
+    image: Rendering,
+    names: list[str],
+    report: Report | None = None,
+) -> Iterator[np.ndarray]:
+    """The rows of a comparison, (n, width, 3), from the names down; pixels (H, W, 3)."""
     letters, gap = lettering(grid)
     label = draw_labels(names, grid.width, gap, letters)
     white = np.iinfo(pixels.dtype).max
-    height, width = compared_size(grid)
-    with open_writer(target, height, width, 3, pixels.dtype, like=photo) as writer:
-        writer.write(label.astype(pixels.dtype) * pixels.dtype.type(white // 255))
-        top = 0
-        for band in image.bands(grid, pixels.dtype, report):
-            rows = (top, top + len(band))
-            plain = resample_rows(pixels, grid, rows)
-            space = np.full((len(band), gap, 3), white, pixels.dtype)
-            writer.write(np.concatenate([plain, space, band], axis=1))
-            top = rows[1]
+    yield label.astype(pixels.dtype) * pixels.dtype.type(white // 255)
+    top = 0
+    for band in image.bands(grid, pixels.dtype, report):
+        rows = (top, top + len(band))
+        plain = resample_rows(pixels, grid, rows)
+        space = np.full((len(band), gap, 3), white, pixels.dtype)
+        yield np.concatenate([plain, space, band], axis=1)
+        top = rows[1]

@@ -1,8 +1,10 @@
-"""Frames as a video file: codecs, colours, time stamps. Needs PyAV."""
+"""Frames as a video file, or as numbered pictures."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,8 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files import replacing
-from engine.weights.pretrained import import_optional
+from datasets.encoders import to_8_bits
+from datasets.files import beside, file_errors, move_into_place
+from datasets.images import JPEG_QUALITY, Photo, write_photo
+from engine.render.video_look import (
+    FULL,
+    LIMITED,
+    RGB,
+    Look,
+    convert,
+    guessed_matrix,
+    import_av,
+    stored,
+    upright_size,
+    video_errors,
+)
 from utils import ConfigError, DataError
 
 # Ending -> FFmpeg's name of the container, and its encoders for 8 and for more bits.
@@ -24,44 +39,7 @@ CONTAINERS = {
 }
 QUALITY = 65  # of 1 to 100; crf 18 of H.264
 LARGEST_CRF = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}
-# Otherwise chroma is repeated instead of interpolated.
-SCALER = "BICUBIC", "ACCURATE_RND", "FULL_CHR_H_INT", "FULL_CHR_H_INP"
-BT709, UNKNOWN = 1, 2  # numbers of ISO/IEC 23091-4, as FFmpeg's
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a video stores its frames, and when it shows them.
-
-    Attributes:
-        pix_fmt: FFmpeg's name of the pixels' layout.
-        matrix, primaries, transfer: of the colours, numbers of ISO/IEC 23091-4.
-        full: values fill their whole range (else 16 to 235 of 255).
-        aspect: width over height of a pixel; None where nothing is said.
-        display: a matrix (nine 32-bit numbers) that turns the frame; None for none.
-        rate: frames per second, the mean where it varies.
-        time_base: seconds that time stamps count.
-    """
-
-    pix_fmt: str = "yuv420p"
-    matrix: int = BT709
-    primaries: int = UNKNOWN
-    transfer: int = UNKNOWN
-    full: bool = False
-    aspect: Fraction | None = None
-    display: bytes | None = None
-    rate: Fraction = Fraction(24)
-    time_base: Fraction = Fraction(1, 24)
-
-
-def import_av() -> Any:
-    """PyAV. Raises ConfigError where it is not installed."""
-    return import_optional("av", "to read and write videos")
-
-
-def flags(av: Any) -> int:
-    """What the conversion between RGB and YUV is told."""
-    return sum(int(av.video.reformatter.Interpolation[name]) for name in SCALER)
+GIF_CLOCK = Fraction(1, 100)
 
 
 def check_video_name(path: Path, option: str) -> None:
@@ -72,85 +50,112 @@ def check_video_name(path: Path, option: str) -> None:
     import_av()
 
 
-def encoder_options(encoder: str, quality: int) -> dict[str, str]:
-    """Options of an encoder for a quality of 1 to 100, which is lossless but for chroma."""
-    if encoder not in LARGEST_CRF:
-        return {}
-    if quality == 100 and encoder == "libx265":
-        return {"x265-params": "lossless=1:log-level=none"}
-    if quality == 100 and encoder == "libvpx-vp9":
-        return {"lossless": "1", "row-mt": "1"}
-    options = {"crf": str(round(LARGEST_CRF[encoder] * (100 - quality) / 100))}
+def choose_encoder(ending: str, bits: int, quality: int) -> tuple[str, dict[str, str]]:
+    """An encoder and its options; a quality of 100 is lossless, but for .gif and 10-bit .webm."""
+    encoder = CONTAINERS[ending][1 if bits == 8 else 2]
+    if encoder == "gif":
+        return encoder, {}
+    if quality == 100 and ending == ".mkv":
+        return "ffv1", {}
+    lossless = quality == 100
+    crf = {"crf": str(round(LARGEST_CRF[encoder] * (100 - quality) / 100))}
     if encoder == "libx265":
-        options["x265-params"] = "log-level=none"
+        return encoder, {**crf, "x265-params": f"log-level=none{':lossless=1' * lossless}"}
     if encoder == "libvpx-vp9":
-        options |= {"b": "0", "row-mt": "1", "deadline": "good", "cpu-used": "3"}
-    if encoder == "libsvtav1":
-        options["preset"] = "8"
-    return options
+        rate = {"lossless": "1"} if lossless else {**crf, "b": "0"}
+        return encoder, {**rate, "row-mt": "1", "deadline": "good", "cpu-used": "3"}
+    return encoder, {**crf, "preset": "8"} if encoder == "libsvtav1" else crf
+
+
+def choose_layout(encoder: str, look: Look) -> str:
+    """The layout of pixels that an encoder takes and that is nearest to the look's."""
+    av = import_av()
+    if encoder == "gif":
+        return "pal8"
+    taken = {form.name for form in av.codec.Codec(encoder, "w").video_formats}
+    form, deep = av.VideoFormat(look.pix_fmt), "10le" if look.bits > 8 else ""
+    if form.is_rgb and encoder == "ffv1":
+        return "bgr0" if look.bits == 8 else "gbrp16le"
+    across, down = 8 // form.chroma_width(8), 8 // form.chroma_height(8)
+    chroma = {(1, 1): "444", (2, 1): "422"}.get((across, down), "420")
+    if form.is_rgb or len(form.components) < 3:
+        chroma = "420"  # what every player shows
+    near = f"yuv{chroma}p{deep}"
+    return near if near in taken else f"yuv420p{deep}"
 
 
 class VideoWriter:
-    """A video file that is being written; made by `open_video`.
+    """The frames of a video file that is being written.
 
-    Attributes:
-        size: (height, width) of the frames, as stored.
+    Args:
+        output: the container, from `open_output`.
+        size: (height, width) of the pictures, upright.
+        look: of the video that they are made of; the file's own is the attribute `look`.
     """
 
-    def __init__(self, output: Any, encoder: str, size: tuple[int, int], look: Look, quality: int):
-        self.av = import_av()
-        self.output, self.size, self.look = output, size, look
-        options = encoder_options(encoder, quality)
-        self.stream = output.add_stream(encoder, rate=look.rate, options=options)
-        context = self.stream.codec_context
-        context.height, context.width = size
+    def __init__(self, output: Output, size: tuple[int, int], look: Look, quality: int) -> None:
+        self.av, self.container = import_av(), output.container
+        encoder, options = choose_encoder(output.ending, look.bits, quality)
+        form = choose_layout(encoder, look)
+        if look.matrix == RGB and not self.av.VideoFormat(form).is_rgb:
+            look = dataclasses.replace(look, matrix=guessed_matrix(*size), full=False)
         self.gif = encoder == "gif"
-        self.time_base = Fraction(1, 100) if self.gif else look.time_base
-        context.time_base = self.time_base
+        if self.gif:  # knows no orientation
+            look = dataclasses.replace(look, display=None)
+        self.look = dataclasses.replace(look, pix_fmt=form)
+        self.size = upright_size(size, self.look)
+        layout = self.av.VideoFormat("yuv420p" if self.gif else form)
+        across, down = 2 // layout.chroma_width(2), 2 // layout.chroma_height(2)
+        if self.gif or layout.is_rgb:
+            across = down = 1
+        # Encoders refuse an odd number of rows or columns where chroma has half of them.
+        self.padded = -(-self.size[0] // down) * down, -(-self.size[1] // across) * across
+        self.stream = self.container.add_stream(encoder, rate=look.rate, options=options)
+        self.clock = GIF_CLOCK if self.gif else look.time_base
+        self.prepare(self.stream.codec_context, encoder == "libx265" and output.ending == ".mp4")
+        self.graph: Any = None
+
+    def prepare(self, context: Any, apple: bool) -> None:
+        """Tell the encoder what it will get."""
+        context.height, context.width = self.padded
+        context.pix_fmt = self.look.pix_fmt
+        context.time_base = self.clock  # its own choice would merge stamps of a varying rate
         if self.gif:
-            context.pix_fmt = "pal8"
-            self.graph: Any = None
             return
-        self.stream.time_base = self.time_base
-        context.pix_fmt = look.pix_fmt
-        context.colorspace, context.color_range = look.matrix, 2 if look.full else 1
-        context.color_primaries, context.color_trc = look.primaries, look.transfer
-        if look.aspect is not None:
-            context.sample_aspect_ratio = look.aspect
-        if encoder == "libx265" and output.format.name == "mp4":
+        self.stream.time_base = self.clock
+        context.colorspace = self.look.matrix
+        context.color_range = FULL if self.look.full else LIMITED
+        context.color_primaries, context.color_trc = self.look.primaries, self.look.transfer
+        if self.look.aspect is not None:
+            context.sample_aspect_ratio = self.look.aspect
+        if self.look.display is not None:
+            self.stream.set_display_matrix(self.look.display)
+        if apple:
             context.codec_tag = "hvc1"  # what Apple's players ask for
 
     def write(self, pixels: np.ndarray, stamp: int, duration: int = 0) -> None:
         """Add a frame.
 
         Args:
-            pixels: (height, width, 3), uint8 or uint16.
+            pixels: (height, width, 3), uint8 or uint16, upright.
             stamp, duration: when it is shown and how long, in units of `look.time_base`.
         """
+        if self.gif and pixels.dtype == np.uint16:
+            pixels = to_8_bits(pixels)
+        pixels = stored(pixels, self.look)
+        more = [(0, long - short) for long, short in zip(self.padded, self.size, strict=True)]
+        pixels = np.pad(pixels, (*more, (0, 0)), "edge")
         form = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
-        frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=form)
-        unit = self.look.time_base / self.time_base
+        frame = self.av.VideoFrame.from_ndarray(pixels, format=form)
         if not self.gif:
-            frame = self.to_stored(frame)
+            frame = convert(frame, self.look, self.look.pix_fmt)
+            frame.colorspace = self.look.matrix
+            frame.color_range = FULL if self.look.full else LIMITED
+        unit = self.look.time_base / self.clock
         frame.pts, frame.duration = round(stamp * unit), round(duration * unit)
-        frame.time_base = self.time_base
+        frame.time_base = self.clock
         for part in self.indexed(frame) if self.gif else [frame]:
-            self.output.mux(self.stream.encode(part))
-
-    def to_stored(self, frame: Any) -> Any:
-        """An RGB frame in the layout and colours of the stream."""
-        full, look = self.av.video.reformatter.ColorRange, self.look
-        frame = frame.reformat(
-            format=look.pix_fmt,
-            src_colorspace=look.matrix,
-            dst_colorspace=look.matrix,
-            src_color_range=full.JPEG,
-            dst_color_range=full.JPEG if look.full else full.MPEG,
-            interpolation=flags(self.av),
-        )
-        frame.colorspace, frame.color_range = look.matrix, 2 if look.full else 1
-        frame.color_primaries, frame.color_trc = look.primaries, look.transfer
-        return frame
+            self.container.mux(self.stream.encode(part))
 
     def indexed(self, frame: Any) -> Iterator[Any]:
         """Frames of a GIF that an RGB frame completes, each with its 256 colours; None: the end."""
@@ -165,9 +170,7 @@ class VideoWriter:
     def make_palettes(self) -> Any:
         """A graph of filters from RGB frames to indexed ones, in memory for one frame."""
         graph, (height, width) = self.av.filter.Graph(), self.size
-        source = graph.add_buffer(
-            width=width, height=height, format="rgb24", time_base=self.time_base
-        )
+        source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=self.clock)
         split = graph.add("split")
         choose = graph.add("palettegen", "stats_mode=single")
         use, sink = graph.add("paletteuse", "new=1"), graph.add("buffersink")
@@ -181,43 +184,83 @@ class VideoWriter:
 
     def finish(self) -> None:
         """Write what the encoder still holds."""
-        if self.gif and self.graph is not None:
+        if self.graph is not None:
             for frame in self.indexed(None):
-                self.output.mux(self.stream.encode(frame))
-        self.output.mux(self.stream.encode(None))
+                self.container.mux(self.stream.encode(frame))
+        self.container.mux(self.stream.encode(None))
+
+
+@dataclass
+class Output:
+    """What is being written, and the name that it gets at the end.
+
+    Attributes:
+        path: that name; may be changed until then.
+        ending: of the name, a key of `CONTAINERS`.
+        container: of PyAV.
+    """
+
+    path: Path
+    ending: str
+    container: Any
 
 
 @contextlib.contextmanager
-def video_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn an error of FFmpeg or of the system into a line for the user, a DataError."""
-    av = import_av()
-    try:
-        yield
-    except (av.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: can't be {what} ({reason})") from error
+def open_output(path: Path) -> Iterator[Output]:
+    """A container under a temporary name, which gets its own at the end of the block.
 
-
-@contextlib.contextmanager
-def open_output(path: Path) -> Iterator[tuple[Any, str]]:
-    """A container under a temporary name, renamed to `path` at the end of the block.
-
-    What ends early leaves nothing: also of an interrupted video FFmpeg would make a file that
-    plays.
-
-    Returns:
-        The container, and the ending of the name, a key of `CONTAINERS`.
+    A block that ends early leaves nothing: FFmpeg itself would end the file so that it plays.
 
     Raises:
         DataError: it can't be written.
     """
     av, ending = import_av(), path.suffix.lower()
-    form = CONTAINERS[ending][0]
-    # In the header of .mp4, whose own clock of 1/1000 s would round where a track begins.
+    # The clock of .mp4 as a whole, 1/1000 s if nothing is said, rounds where a track begins.
     options = {"movie_timescale": "90000"} if ending == ".mp4" else {}
-    with (
-        video_errors(path, "written"),
-        replacing(path) as part,
-        av.open(str(part), "w", format=form, options=options) as output,
-    ):
-        yield output, ending
+    form = CONTAINERS[ending][0]
+    with video_errors(path, "written"), beside(path) as (part, _):
+        with av.open(str(part), "w", format=form, options=options) as container:
+            output = Output(path, ending, container)
+            yield output
+        move_into_place(part, Path(os.path.realpath(output.path)))
+
+
+class PictureWriter:
+    """Numbered pictures in a folder, which appears when it is whole."""
+
+    def __init__(self, folder: Path, suffix: str, quality: int | None) -> None:
+        self.folder, self.suffix, self.count = folder, suffix, 0
+        self.quality = quality or JPEG_QUALITY
+        self.path = folder
+
+    def write(self, pixels: np.ndarray, stamp: int, duration: int = 0) -> None:
+        """Add a picture (height, width, 3); it has no time."""
+        self.count += 1
+        write_photo(
+            self.folder / f"{self.count:06}{self.suffix}", Photo(pixels), quality=self.quality
+        )
+
+
+@contextlib.contextmanager
+def open_folder(path: Path, suffix: str, quality: int | None) -> Iterator[PictureWriter]:
+    """A writer of pictures into a folder of a temporary name, as `open_output`.
+
+    Raises:
+        DataError: it can't be made, or there is one that isn't empty.
+    """
+    import shutil
+
+    if path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{path}: not empty; allowed for numbered pictures: a new folder")
+    with file_errors(path, "written"), beside(path / "x") as (part, _):
+        pass
+    with file_errors(path, "written"):
+        part = path.with_name(part.name)
+        part.mkdir()
+        try:
+            writer = PictureWriter(part, suffix, quality)
+            writer.path = path
+            yield writer
+            os.rename(part, writer.path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)

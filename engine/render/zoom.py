@@ -16,7 +16,8 @@ from engine.render.photo import Rendering, reduces
 from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid
-from engine.render.video_write import CONTAINERS, QUALITY, Look, VideoWriter, open_output
+from engine.render.video_look import Look
+from engine.render.video_write import CONTAINERS, QUALITY, VideoWriter, open_output
 
 FORMATS = tuple(CONTAINERS)
 LONGER_SIDE = 480  # of a frame, where no resolution is asked for
@@ -132,8 +133,8 @@ def write_film(
         DataError: it can't be written.
     """
     look = Look(rate=Fraction(RATE), time_base=Fraction(1, RATE))
-    with open_output(path) as (output, ending):
-        writer = VideoWriter(output, CONTAINERS[ending][1], size, look, quality)
+    with open_output(path) as output:
+        writer = VideoWriter(output, size, look, quality)
         for number, frame in enumerate(frames):
             writer.write(frame, number, 1)
         writer.finish()
