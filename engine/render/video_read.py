@@ -35,6 +35,8 @@ SUFFIXES = (
 STARTS = (b"\x1aE\xdf\xa3", b"OggS", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1\xba", b"YUV4MPEG2")
 STEP_BACK = 5  # seconds before `--start` from which frames are decoded: some seeks land late
 ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of covers
+SMPTE240M = 7  # the last matrix that PyAV 17 converts by
+TS_DISCONT = 0x200  # FFmpeg's flag of containers whose stamps begin anywhere
 INFINITE = float("inf")
 SHORT = 0.5  # seconds that a file may end before what its header says
 OVERLAP = 2  # seconds by which streams that belong together lie apart in a file at most
@@ -149,6 +151,7 @@ class Video:
         self.previous: Any = None  # the last sound frame
         self.expected: list[int] = []  # stamps of packets whose frames have not come yet
         self.trouble, self.next_stamp = "", 0
+        self.shown = -INFINITE  # stamp of the last frame that was given
         self.waiting: list[Any] = []  # events up to the first frame
         self._events = self.read()
         for event in self._events:
@@ -263,15 +266,18 @@ class Video:
         """A decoded frame, and before it those that should have come."""
         if self.previous is None:
             self.look = look_of(frame, self.stream)
+            if self.look.matrix > SMPTE240M and int(self.av.__version__.split(".")[0]) < 18:
+                raise DataError(f"{self.path}: colours of BT.2020, which need PyAV 18")
             self.size = upright_size((frame.height, frame.width), self.look)
             self.dtype = np.dtype(np.uint16 if self.look.bits > 8 else np.uint8)
         stamp = next((n for n in (frame.pts, frame.dts) if n is not None), self.next_stamp)
         duration = frame.duration or 0
         usual = round(1 / (self.look.rate * self.look.time_base))
-        if self.trouble and stamp < self.next_stamp - usual:
+        if self.trouble and stamp <= self.shown:
             return  # comes after all, when its place has been filled
         self.next_stamp = stamp + (duration or usual)
         yield from self.lost(stamp)
+        self.shown = stamp
         damage = "decoded with errors" if frame.is_corrupt else ""
         if self.previous is None or not damage:
             self.previous = frame
@@ -286,6 +292,7 @@ class Video:
         self.expected = [when for when in self.expected if stamp is not None and when > stamp]
         if self.trouble and self.previous is not None:
             for when in late:
+                self.shown = when
                 yield Frame(self.repeat(), when, 0, self.trouble)
 
     def repeat(self) -> Callable[[], np.ndarray]:
@@ -308,8 +315,8 @@ class Span:
         origin = Fraction(input.start_time or 0, 1_000_000)
         self.begin = None if begin == 0 else origin + Fraction(begin).limit_denominator(1_000_000)
         self.end = None if end == INFINITE else origin + Fraction(end).limit_denominator(1_000_000)
-        restarts = "ts_discont" in str(input.format.flags) or int(input.format.flags) & 0x200
-        self.shift = self.begin if self.begin is not None else (origin if restarts else Fraction(0))
+        usual = origin if input.format.flags & TS_DISCONT else Fraction(0)
+        self.shift = usual if self.begin is None else self.begin
 
     def is_over(self, packet: Any) -> bool:
         """Whether nothing that is wanted can follow a packet."""

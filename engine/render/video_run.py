@@ -187,57 +187,31 @@ def render_video(
     with open_source(job, wanted, options) as source, contextlib.ExitStack() as stack:
         grid = wanted.grid(source.size)
         size = wanted.written_size(grid)
-        sink: Sink | None = None
 
-        def open_it() -> Sink:
-            return stack.enter_context(
-                open_sink(job, source, size, options, not wanted.strip_metadata)
-            )
+        def open_it() -> Sink | None:
+            if not processes.is_main:
+                return None
+            tags = not wanted.strip_metadata
+            return stack.enter_context(open_sink(job, source, size, options, tags))
 
-        if processes.is_main:
-            sink = agreed(processes, open_it)
-        else:
-            agreed(processes, lambda: None)
-        bar = stack.enter_context(
-            tqdm(
-                desc=place + job.source.name,
-                total=source.total,
-                unit="frame",
-                leave=False,
-                disable=None if processes.is_main else True,
-            )
-        )
-        notes = [chosen_method(wanted, grid)[1]] if chosen_method(wanted, grid)[1] else []
-        done, stopped, repeated = 0, "", 0
-        for group in rounds(source.events(), processes.count):
-            frames = [event for event in group if isinstance(event, Frame)]
-            bad = [n for n, frame in enumerate(frames) if frame.damage]
-            if bad and not options.repeat:
-                frame = frames[bad[0]]
-                stopped = damage_text(done + bad[0], frame, source)
-                cut = next(n for n, event in enumerate(group) if event is frame)
-                group, frames = group[:cut], frames[: bad[0]]
-            for n in bad if options.repeat and processes.is_main else []:
-                text = damage_text(done + n, frames[n], source)
-                say(f"{job.source}: {text}; the frame before is repeated")
-                repeated += 1
-            render_round(group, frames, grid, wanted, processes, sink)
-            done += len(frames)
-            bar.update(len(frames))
-            if stopped:
-                break
+        sink = agreed(processes, open_it)
+        quiet = None if processes.is_main else True
+        name = place + job.source.name
+        bar = tqdm(desc=name, total=source.total, unit="frame", leave=False, disable=quiet)
+        render = functools.partial(render_round, grid, wanted, processes, sink)
+        with bar:
+            done, stopped = render_frames(job, source, options, processes, render, bar.update)
+        notes = [chosen_method(wanted, grid)[1], source.note]
         if source.ending and not stopped:
             stopped = f"the file ends early ({source.ending})"
             if options.repeat:
-                notes.append(stopped)
-                stopped = ""
-        notes += [source.note] if source.note else []
+                notes, stopped = [*notes, stopped], ""
         if done == 0:
             raise DataError(f"{job.source}: {stopped or 'no frames'}")
         if sink is not None:
+            notes += sink.notes
             if stopped:
                 sink.rename(unfinished(job.target))
-            notes += sink.notes
         agreed(processes, sink.finish if sink is not None else lambda: None)
         agreed(processes, stack.close)
     if stopped:
@@ -247,8 +221,44 @@ def render_video(
         )
     if processes.is_main:
         seconds = time.perf_counter() - begun
-        note = "".join(f"; {note}" for note in notes)
+        note = "".join(f"; {note}" for note in notes if note)
         say(f"{place}{job.target}: {size_text(size)} pixels, {done} frames, {seconds:.1f} s{note}")
+
+
+def render_frames(
+    job: Job,
+    source: Source,
+    options: VideoOptions,
+    processes: Processes,
+    render: Callable[[Sequence[Any], Sequence[Frame]], None],
+    report: Callable[[int], object],
+) -> tuple[int, str]:
+    """Render all frames, or those before the first damaged one.
+
+    Args:
+        render: `render_round` for this video.
+        report: told of the frames done since the last call.
+
+    Returns:
+        How many were rendered, and what ended the video early, if anything.
+    """
+    done = 0
+    for group in rounds(source.events(), processes.count):
+        frames = [event for event in group if isinstance(event, Frame)]
+        for number, frame in enumerate(frames):
+            if not frame.damage:
+                continue
+            text = damage_text(done + number, frame, source)
+            if not options.repeat:
+                cut = next(n for n, event in enumerate(group) if event is frame)
+                render(group[:cut], frames[:number])
+                return done + number, text
+            if processes.is_main:
+                say(f"{job.source}: {text}; the frame before is repeated")
+        render(group, frames)
+        done += len(frames)
+        report(len(frames))
+    return done, ""
 
 
 def damage_text(number: int, frame: Frame, source: Source) -> str:
@@ -258,12 +268,12 @@ def damage_text(number: int, frame: Frame, source: Source) -> str:
 
 
 def render_round(
-    group: Sequence[Any],
-    frames: Sequence[Frame],
     grid: Grid,
     wanted: Wanted,
     processes: Processes,
     sink: Sink | None,
+    group: Sequence[Any],
+    frames: Sequence[Frame],
 ) -> None:
     """Render a frame on each process, and write them and the packets between them in order."""
 

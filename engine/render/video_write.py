@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from datasets.encoders import to_8_bits
-from datasets.files import beside, file_errors, move_into_place
+from datasets.files import NAME_BYTES, beside, file_errors, move_into_place
 from datasets.images import JPEG_QUALITY, Photo, write_photo
 from engine.render.video_look import (
     FULL,
@@ -110,6 +111,7 @@ class VideoWriter:
             across = down = 1
         # Encoders refuse an odd number of rows or columns where chroma has half of them.
         self.padded = -(-self.size[0] // down) * down, -(-self.size[1] // across) * across
+        os.environ.setdefault("SVT_LOG", "1")  # errors alone, of libsvtav1
         self.stream = self.container.add_stream(encoder, rate=look.rate, options=options)
         self.clock = GIF_CLOCK if self.gif else look.time_base
         self.prepare(self.stream.codec_context, encoder == "libx265" and output.ending == ".mp4")
@@ -248,15 +250,12 @@ def open_folder(path: Path, suffix: str, quality: int | None) -> Iterator[Pictur
     Raises:
         DataError: it can't be made, or there is one that isn't empty.
     """
-    import shutil
-
     if path.is_dir() and any(path.iterdir()):
         raise DataError(f"{path}: not empty; allowed for numbered pictures: a new folder")
-    with file_errors(path, "written"), beside(path / "x") as (part, _):
-        pass
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{os.getpid()}-{path.name}.tmp"[-NAME_BYTES:])
     with file_errors(path, "written"):
-        part = path.with_name(part.name)
-        part.mkdir()
+        part.mkdir(parents=True)
         try:
             writer = PictureWriter(part, suffix, quality)
             writer.path = path
