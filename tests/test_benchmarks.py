@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.runtime import has_bf16
+from tests.browser import NoBrowser, chromium
 
 SMALL = {
     "decode.py": ["--height", "8", "--scale", "2"],
@@ -45,6 +47,19 @@ def test_benchmark_prints_its_table(root: Path, script: str, model: str) -> None
     assert [row[:2] for row in rows] == [("plain", "fp32"), *(("ours", p) for p in precisions)]
     assert all(float(milliseconds) > 0 for _, _, milliseconds, _ in rows)
     assert float(rows[0][3]) == 1
+
+
+@pytest.mark.slow
+def test_the_viewer_is_timed(root: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(chromium())
+        except NoBrowser as missing:
+            pytest.skip(str(missing))
+    ((size, *times),) = rows_of(root, "viewer.py", "--megapixels", "0.01", "--rounds", "1")
+    assert size == "82x123"
+    assert len(times) == 3
+    assert all(float(milliseconds) > 0 for milliseconds in times)
 
 
 @pytest.mark.slow

@@ -192,6 +192,7 @@ def test_the_server_answers_what_the_page_asks(host: str) -> None:
         "size": [64, 96],
         "models": [model],
         "others": ["bicubic", "nearest", "lanczos", "reference"],
+        "reference": 2.0,
     }
     preview = np.asarray(Image.open(io.BytesIO(ask(host, "/preview?photo=first")[1])))
     assert np.array_equal(preview, PHOTO)
@@ -465,6 +466,7 @@ def test_the_canvas_shows_what_render_gives(browser: Any, host: str, ratio: int)
         shown, expected = in_view(page)
         assert np.abs(shown - expected).max() <= 1
         assert "beyond training" in page.inner_text("#scale")
+        assert "reference enlarged" in page.inner_text("#status")
 
 
 def test_the_divider_is_dragged(page: Any) -> None:

@@ -178,8 +178,11 @@ class Viewer:
                 trained = getattr(model, "trained_scale", None) or TRAINED
                 about = {"name": name, "trained": trained, "upscale": model.upscale}
                 models.append({**about, "ensemble": bool(getattr(model, "local_ensemble", False))})
-        others = [*BASELINES, *([] if shown.reference is None else [REFERENCE])]
-        return {"photo": photo, "size": shown.size, "models": models, "others": others}
+        truth = shown.reference
+        scale = None if truth is None else truth.shape[0] / shown.size[0]
+        others = [*BASELINES, *([] if truth is None else [REFERENCE])]
+        about = {"photo": photo, "size": shown.size, "models": models, "others": others}
+        return {**about, "reference": scale}
 
     def image(self, shown: Shown, method: str) -> ContinuousImage:
         if method not in shown.images:

@@ -34,6 +34,10 @@ class Handler(BaseHTTPRequestHandler):
     viewer: Viewer
     timeout = 60
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):  # the page has gone on
+            super().handle()
+
     def log_message(self, *_: Any) -> None:
         """Keep the terminal free of a line for every request."""
 
@@ -62,14 +66,13 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def carefully(self, answer: Callable[[], None]) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):  # the page has gone on
-            if not self.from_this_machine():
-                self.refuse("only for this machine", 403)
-                return
-            try:
-                answer()
-            except UserError as error:
-                self.refuse(str(error))
+        if not self.from_this_machine():
+            self.refuse("only for this machine", 403)
+            return
+        try:
+            answer()
+        except UserError as error:
+            self.refuse(str(error))
 
     def do_GET(self) -> None:
         self.carefully(self.get)
