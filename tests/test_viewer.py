@@ -466,7 +466,7 @@ def test_the_canvas_shows_what_render_gives(browser: Any, host: str, ratio: int)
         shown, expected = in_view(page)
         assert np.abs(shown - expected).max() <= 1
         assert "beyond training" in page.inner_text("#scale")
-        assert "reference enlarged" in page.inner_text("#status")
+        assert "PSNR up to ×2.00" in page.inner_text("#status")
 
 
 def test_the_divider_is_dragged(page: Any) -> None:
