@@ -37,7 +37,7 @@ MOVING, RESTING = 70, 1600  # milliseconds of a frame
 ARROW = """
   const arrow = document.createElement("div");
   arrow.style.cssText = "position: fixed; z-index: 9; width: 14px; height: 20px; background: #fff;"
-    + "clip-path: polygon(0 0, 100% 65%, 55% 68%, 35% 100%, 0 80%); filter: invert(0);"
+    + "clip-path: polygon(0 0, 100% 65%, 55% 68%, 35% 100%, 0 80%);"
     + "pointer-events: none";
   document.body.append(arrow);
   addEventListener("pointermove", event => {
@@ -132,8 +132,9 @@ def main() -> None:
     model = load_model(options.model)
 
     def represent(pixels: np.ndarray) -> ContinuousImage:
-        how = {"keep_features": False, "cache_bytes": CACHE_BYTES}
-        return ContinuousImage.represent(pixels, model, **how)
+        return ContinuousImage.represent(
+            pixels, model, keep_features=False, cache_bytes=CACHE_BYTES
+        )
 
     viewer = Viewer({Path(options.model or DEFAULT).stem: represent})
     viewer.add(Shown(resize_matlab(original, (150, 225))))
