@@ -209,7 +209,9 @@ def stand_in(block: str) -> str:
 
 
 def prepare_clone(clone: Path) -> None:
-    """What the documents take for granted: photographs, pairs, a benchmark, published weights."""
+    """What the documents take for granted: photographs, pairs, a benchmark, a clip, weights."""
+    from tests.clips import make_clip  # here, for its package is optional
+
     tiles = sorted((clone / "load/sample/train").glob("*.png"))[:10]
     small = read_rgb(clone / "load/sample/valid/astronaut.png")[32:96, 64:128]
     (clone / "photos").mkdir()
@@ -224,6 +226,7 @@ def prepare_clone(clone: Path) -> None:
             write_rgb(clone / f"load/own/{part}/{tile.name}", pixels)
             write_rgb(clone / f"load/own-pairs/{part}/high/{tile.name}", pixels)
             write_rgb(clone / f"load/own-pairs/{part}/low/{tile.name}", half)
+    make_clip(clone / "clip.mp4", 5, (24, 32))
     (clone / "load/benchmark/Set5/HR").mkdir(parents=True)
     write_rgb(clone / "load/benchmark/Set5/HR/face.png", read_rgb(tiles[0])[:96, :96])
     make_low_resolution(
