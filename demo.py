@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -41,7 +41,7 @@ from engine.render.viewer import CACHE_BYTES, Shown, Viewer
 from engine.render.viewer_server import check_reference, serve
 from engine.render.zoom import FORMATS, film_pixels, frames_of, plan_film, write_film
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
-from engine.weights.pretrained import DEFAULT, load_model
+from engine.weights.pretrained import DEFAULT, PHOTO, load_model
 from models.protocol import implicit
 from utils import ConfigError, DataError
 
@@ -259,11 +259,22 @@ def find_model(
     return represent, Path(name or DEFAULT).stem
 
 
+def tell_of_photo_model(options: argparse.Namespace, sources: Iterable[Path]) -> None:
+    """Say in one line, of JPEG files and where no model is named, that one is made for them."""
+    if options.baseline is None and not options.model and any(map(is_jpeg, sources)):
+        say(f"JPEG: --model {PHOTO.stem} takes blocks and noise away, the default sharpens them")
+
+
+def is_jpeg(path: Path) -> bool:
+    return path.suffix.lower() in WRITTEN["jpg"]
+
+
 def look_into(options: argparse.Namespace) -> None:
     """Show one photograph in the browser until Ctrl-C."""
     paths = [path for given in options.input for path in expand(given, options.recursive)[0]]
     if len(paths) > 1:
         raise ConfigError("--view: several photographs given; allowed: one")
+    tell_of_photo_model(options, paths)
     methods: dict[str, Callable[[np.ndarray], ContinuousImage]] = {}
     for given in options.model or [None]:
         represent, name = find_model(options, Processes(), given)
@@ -282,6 +293,7 @@ def render_film(options: argparse.Namespace) -> None:
     jobs, several = plan_jobs(options.input, options.zoom_video, FORMATS)
     if several:
         raise ConfigError("--zoom-video: several photographs given; allowed: one")
+    tell_of_photo_model(options, [job.source for job in jobs])
     represent, _ = find_method(options, Processes())
     photo = read_first(jobs[0], options.max_pixels)
     pixels = film_pixels(photo.pixels)
@@ -298,6 +310,8 @@ def render_photographs(options: argparse.Namespace, processes: Processes) -> Non
     (jobs, several), (represent, name) = processes.all_or_none(
         lambda: (plan_jobs(*where, tuple(CONTAINERS)), find_method(options, processes))
     )
+    if processes.is_main:
+        tell_of_photo_model(options, [job.source for job in jobs])
     kept = ("resolution", "scale", "box", "compare", "strip_metadata", "overwrite", "max_pixels")
     how = {key: getattr(options, key) for key in kept}
     enlarges = options.baseline is None

@@ -746,3 +746,25 @@ def test_the_first_of_several_pictures_is_named(
         )
         said = [line for line in capfd.readouterr().err.splitlines() if "the first is used" in line]
         assert said == [f"{source}: 3 pictures (frames or pages); the first is used"] * (count > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "told"),
+    [
+        ("a.JPG", [], True),
+        ("a.png", [], False),
+        ("a.jpg", ["--model", "compact-liif-photo"], False),
+        ("a.jpg", ["--baseline", "bicubic"], False),
+    ],
+)
+def test_of_a_jpeg_file_the_model_made_for_it_is_named(
+    name: str,
+    method: list[str],
+    told: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Image.fromarray(picture(9, 8)).save(tmp_path / name)
+    demo.main([str(tmp_path / name), "-s", "2", "-o", str(tmp_path / "out.png"), *method])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "compact-liif-photo" in line]
+    assert (len([line for line in lines if line.startswith("JPEG")]) == 1) is told

@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # The bundled weights (docs/model-card.md): what is used when no model is named.
 DEFAULT = ROOT / "models" / "weights" / "compact-liif.pth"
+# The same for photographs with JPEG's blocks, noise and light blur.
+PHOTO = DEFAULT.with_name("compact-liif-photo.pth")
+BUNDLED = {path.stem: path for path in (DEFAULT, PHOTO)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def load_model(
 
     Args:
         model: path of a checkpoint (`.pth`) or of an export (`.safetensors`); or a name of
-            PUBLISHED, fetched once into the cache folder; or None or "compact-liif" for DEFAULT.
+            PUBLISHED, fetched once into the cache folder, or of BUNDLED; None for DEFAULT.
         device: where it is put.
         raw_weights: the weights as trained, also where the file holds their average.
 
@@ -101,9 +104,9 @@ def find_weights(model: str | os.PathLike[str] | None = None, key: str = "model"
     name = os.fspath(model)
     if name in PUBLISHED:
         return fetch(name)
-    names = [DEFAULT.stem, *PUBLISHED]
-    if name == DEFAULT.stem:
-        return find_weights()
+    if name in BUNDLED:
+        return BUNDLED[name]
+    names = [*BUNDLED, *PUBLISHED]
     raise ConfigError(
         f"{key}: {name!r} is neither a file nor a known name{did_you_mean(name, names)}; "
         f"allowed: a checkpoint file, {', '.join(names)}"
