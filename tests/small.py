@@ -27,6 +27,16 @@ SPEC: dict[str, Any] = {
         "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16]}},
     },
 }
+TINY: dict[str, Any] = {
+    "name": "liif",
+    "args": {
+        "encoder_spec": {
+            "name": "edsr-baseline",
+            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
+        },
+        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
+    },
+}
 HALF = {"sub": [0.5], "div": [0.5]}
 
 

@@ -22,18 +22,8 @@ import models
 from engine.weights import load_checkpoint, load_model, save_checkpoint
 from engine.weights.__main__ import main, stripped, summary
 from engine.weights.checkpoint import checksum
+from tests.small import TINY as SPEC
 from utils import DataError
-
-SPEC = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
-        },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
-    },
-}
 
 
 def make_checkpoint(seed: int = 0, **extra: Any) -> dict[str, Any]:

@@ -26,19 +26,10 @@ from engine.render.resampling import resample_rows
 from engine.render.tiling import Grid
 from engine.weights.checkpoint import save_checkpoint
 from tests.commands import Commands
+from tests.small import TINY as SPEC
 from utils import ConfigError, DataError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC: dict[str, Any] = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
-        },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
-    },
-}
 
 
 def picture(height: int, width: int, channels: int = 3, dtype: Any = np.uint8) -> np.ndarray:

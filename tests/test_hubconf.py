@@ -14,17 +14,7 @@ import models
 from datasets.images import write_rgb
 from engine.render import ContinuousImage
 from engine.weights.checkpoint import save_checkpoint
-
-SPEC = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
-        },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
-    },
-}
+from tests.small import TINY as SPEC
 
 CALLER = """
 import sys, torch, numpy as np

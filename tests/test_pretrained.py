@@ -23,18 +23,8 @@ from engine.weights import pretrained
 from engine.weights.__main__ import main as weights_command
 from engine.weights.checkpoint import save_checkpoint
 from engine.weights.download import download
+from tests.small import TINY as SPEC
 from utils import ConfigError, DataError
-
-SPEC: dict[str, Any] = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
-        },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
-    },
-}
 
 
 class Server(http.server.ThreadingHTTPServer):

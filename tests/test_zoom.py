@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,18 +19,8 @@ from datasets.resize import resize_pil
 from engine.render import ContinuousImage
 from engine.render.zoom import film_pixels, frames_of, plan_film
 from engine.weights.checkpoint import save_checkpoint
+from tests.small import TINY as SPEC
 from utils import ConfigError, DataError
-
-SPEC: dict[str, Any] = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
-        },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
-    },
-}
 
 
 def picture(height: int, width: int) -> np.ndarray:
