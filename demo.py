@@ -176,19 +176,13 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--suffix: {options.suffix!r} given; allowed: text without folders")
     film = options.zoom_video is not None
     check_view(options)
-    if options.view:
-        pass
-    elif film:
+    if film:
         check_video_name(Path(options.zoom_video), "--zoom-video")
         for name in ("scale", "compare", "output"):
             if getattr(options, name):
                 raise ConfigError(f"--zoom-video: given with --{name}; allowed: one of them")
-    elif options.output == "":
-        raise ConfigError(
-            "--output: '' given; allowed: a file, or a folder for several photographs"
-        )
-    elif options.resolution is None and options.scale is None:
-        raise ConfigError("--resolution or --scale: missing; allowed: one of them")
+    elif not options.view:
+        check_result(options)
     if options.resolution is not None and options.scale is not None:
         raise ConfigError("--resolution and --scale: both given; allowed: one of them")
     if options.baseline is not None and options.model is not None:
@@ -202,6 +196,16 @@ def check(options: argparse.Namespace) -> None:
     video_options(options).check()
     if options.max_pixels < 1:
         raise ConfigError(f"--max-pixels: {options.max_pixels} given; allowed: at least 1")
+
+
+def check_result(options: argparse.Namespace) -> None:
+    """What a picture needs: a place, and a size."""
+    if options.output == "":
+        raise ConfigError(
+            "--output: '' given; allowed: a file, or a folder for several photographs"
+        )
+    if options.resolution is None and options.scale is None:
+        raise ConfigError("--resolution or --scale: missing; allowed: one of them")
 
 
 def check_view(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ and chromium, as tests/test_viewer.py does.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import threading
@@ -79,10 +80,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = load_model(options.model)
 
-    def represent(pixels: np.ndarray) -> ContinuousImage:
-        return ContinuousImage.represent(
-            pixels, model, keep_features=False, cache_bytes=CACHE_BYTES
-        )
+    represent = functools.partial(
+        ContinuousImage.represent, model=model, keep_features=False, cache_bytes=CACHE_BYTES
+    )
 
     print("| photograph | first picture, ms | coarse, ms | sharp, ms |")
     print("| --- | ---: | ---: | ---: |")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import scipy.fft
 from PIL import Image
 
 from registry import UNREAD, AtLeast, AtMost, Reader, read_dataclass, read_value, show, unknown
@@ -329,6 +328,8 @@ def convolve(pixels: Pixels, kernel: np.ndarray) -> Pixels:
 
     By Fourier transforms, so that its time hardly depends on the kernel.
     """
+    import scipy.fft  # here: an eighth of a second that no other command has to wait for
+
     height, width = pixels.shape[:2]
     size = len(kernel) - 1
     edges = (size // 2, size // 2)

@@ -63,19 +63,30 @@ class Processes:
 
     def all_or_none(self, make: Callable[[], Any]) -> Any:
         """Return what `make` returns; a UserError on any process ends all, and one reports it."""
+        made, failed = self.attempt(make)
+        if failed is not None:
+            reporter, error = failed
+            raise error if self.rank == reporter else SystemExit(error.exit_code)
+        return made
+
+    def agreed(self, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns; the first UserError of any process is raised on all."""
+        made, failed = self.attempt(make)
+        if failed is not None:
+            raise failed[1]
+        return made
+
+    def attempt(self, make: Callable[[], Any]) -> tuple[Any, tuple[int, UserError] | None]:
+        """What `make` returns, and the first rank on which it raised a UserError, with that."""
         if self.count == 1:
-            return make()
+            return make(), None
         made, failure = None, None
         try:
             made = make()
         except UserError as error:
-            failure = error
-        failures = {rank: error for rank, error in enumerate(self.gather(failure)) if error}
-        if failures:
-            reporter = min(failures)
-            own = self.rank == reporter
-            raise failures[reporter] if own else SystemExit(failures[reporter].exit_code)
-        return made
+            failure = type(error)(str(error))  # the one caught holds on to what it met
+        ranks = enumerate(self.gather(failure))
+        return made, next(((rank, error) for rank, error in ranks if error is not None), None)
 
     def broadcast_from_main(self, make: Callable[[], Any]) -> Any:
         """Return on every process what `make` returns on the main one; errors as `all_or_none`."""

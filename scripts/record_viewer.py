@@ -11,6 +11,7 @@ chromium.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import shutil
 import sys
@@ -131,10 +132,9 @@ def main() -> None:
     original = np.ascontiguousarray(skimage.data.chelsea()[:300, :450])
     model = load_model(options.model)
 
-    def represent(pixels: np.ndarray) -> ContinuousImage:
-        return ContinuousImage.represent(
-            pixels, model, keep_features=False, cache_bytes=CACHE_BYTES
-        )
+    represent = functools.partial(
+        ContinuousImage.represent, model=model, keep_features=False, cache_bytes=CACHE_BYTES
+    )
 
     viewer = Viewer({Path(options.model or DEFAULT).stem: represent})
     viewer.add(Shown(resize_matlab(original, (150, 225))))

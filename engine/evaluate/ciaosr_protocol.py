@@ -66,6 +66,25 @@ def enlarge_in_tiles(enlarge: Enlarge, image: Image, size: tuple[int, int]) -> T
     return total / count
 
 
+def enlarge_by(
+    protocol: str,
+    enlarge: Callable[[Image, tuple[int, int], bool], Tensor],
+    image: Image,
+    size: tuple[int, int],
+) -> Tensor:
+    """A model's picture as a protocol, "paper" or "ciaosr", takes it: (3, height, width) in [0, 1].
+
+    Args:
+        enlarge: maps a picture, (height, width), and whether to clamp to (3, height, width).
+    """
+    if protocol == "paper":
+        return enlarge(image, size, True)
+    # Clamped once the mean of tiles is taken.
+    return round_to_8_bits(
+        enlarge_in_tiles(lambda part, asked: enlarge(part, asked, False), image, size)
+    )
+
+
 def starts(length: int, side: int) -> list[int]:
     """Where tiles begin along an axis; the last one ends with it."""
     return [*range(0, length - side, side - OVERLAP), length - side]

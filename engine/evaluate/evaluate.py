@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import utils
 from engine.config import DataNorm
-from engine.evaluate.ciaosr_protocol import enlarge_in_tiles, round_to_8_bits
+from engine.evaluate.ciaosr_protocol import enlarge_by
 from engine.evaluate.metrics import EvalType, make_measures
 from engine.normalisation import denormalise, normalise
 from engine.render import baselines, render_once
@@ -244,16 +244,11 @@ def enlarge(
     """A picture (3, h, w) in [0, 1] at another size; how: as `render_once` takes it."""
     if isinstance(method, str):
         return from_uint8(baselines.enlarge(method, to_uint8(inp), size))
-    if protocol == "paper":
-        return render_once(inp, method, size, device=inp.device, **how)
-    how |= {"device": inp.device, "clamp": False}  # clamped once the mean of tiles is taken
-    return round_to_8_bits(
-        enlarge_in_tiles(
-            lambda part, asked: render_once(part, method, asked, **how),
-            inp.permute(1, 2, 0).cpu().numpy(),
-            size,
-        )
-    )
+
+    def render(image: baselines.Image, asked: tuple[int, int], clamp: bool) -> Picture:
+        return render_once(image, method, asked, clamp=clamp, device=inp.device, **how)
+
+    return enlarge_by(protocol, render, inp.permute(1, 2, 0).cpu().numpy(), size)
 
 
 def to_uint8(picture: Tensor) -> baselines.Image:

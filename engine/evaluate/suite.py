@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from engine.distributed import Processes
-from engine.evaluate.ciaosr_protocol import enlarge_in_tiles, round_to_8_bits
+from engine.evaluate.ciaosr_protocol import enlarge_by
 from engine.evaluate.evaluate import Picture, from_uint8
 from engine.evaluate.metrics import Measure, make_measures, scale_text
 from engine.evaluate.predictions import Predictions
@@ -84,17 +84,14 @@ def model_method(
     path = find_weights(name)
     model, spec = load_with_spec(path, device, raw_weights)
 
+    how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
+    how |= {"cell_max_scale": cell_max_scale, "statistic": strips or "picture"}
+
+    def render(image: Image, size: tuple[int, int], clamp: bool) -> Picture:
+        return render_once(image, model, size, self_ensemble, clamp=clamp, **how).to(device)
+
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
-        how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
-        how |= {"cell_max_scale": cell_max_scale, "statistic": strips or "picture"}
-
-        def whole(image: Image, size: tuple[int, int]) -> Picture:
-            clamp = protocol == "paper"  # else once the mean of tiles is taken
-            return render_once(image, model, size, self_ensemble, clamp=clamp, **how).to(device)
-
-        if protocol == "paper":
-            return whole(image, size)
-        return round_to_8_bits(enlarge_in_tiles(whole, image, size))
+        return enlarge_by(protocol, render, image, size)
 
     options = {precision: precision != "fp32", "self-ensemble": self_ensemble}
     options[f"cell at most x{cell_max_scale or 0:g}"] = cell_max_scale is not None

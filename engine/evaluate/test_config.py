@@ -27,8 +27,6 @@ LR_ORIGINS = {
     "sr-implicit-paired": "as supplied",
     "sr-implicit-downsampled": "PIL bicubic, made on the fly",
     "sr-implicit-uniform-varied": "as supplied",
-    "sr-implicit-paired-fast": "as supplied",
-    "sr-implicit-downsampled-fast": "PIL bicubic, made on the fly",
 }
 
 
@@ -153,12 +151,13 @@ def picture_name(wrapper: Any, index: int) -> str:
 def protocol(config: TestConfig) -> dict[str, str]:
     """How the figures are taken, for people."""
     kind = EvalType.parse(config.eval_type).by(config.protocol)
+    wrapper = config.test_dataset.wrapper["name"].removesuffix("-fast")
     return {
         "protocol": config.protocol,
         "eval_type": str(kind),
         "colour": kind.colour,
         "border": "x".join(str(pixels) for pixels in kind.border),
-        "lr_source": LR_ORIGINS.get(config.test_dataset.wrapper["name"], "as the wrapper makes it"),
+        "lr_source": LR_ORIGINS.get(wrapper, "as the wrapper makes it"),
         "precision": config.precision,
     }
 

@@ -16,7 +16,7 @@ from datasets.encoders import to_8_bits
 from datasets.images import Photo, open_writer
 from engine.render.baselines import Resized
 from engine.render.labels import draw_labels, label_height
-from engine.render.pixels import Report, rgb
+from engine.render.pixels import Report, rgb, whole_numbers
 from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid, Span
 from utils import ConfigError
@@ -140,9 +140,7 @@ def written_from(photo: Photo | None, image: Rendering, grid: Grid) -> tuple[Pho
             )
         blank = np.broadcast_to(np.uint8(0), (*grid.size, 3))  # colours of 8 bits are written
         return Photo(blank), image
-    pixels = photo.pixels
-    if pixels.dtype.kind == "f":
-        pixels = (pixels * 255).round().astype(np.uint8)
+    pixels = whole_numbers(photo.pixels)
     photo = dataclasses.replace(photo, pixels=pixels)
     return photo, Resized(pixels, "bicubic") if reduces(grid) else image
 

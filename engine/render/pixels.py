@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.decoding import pillow_pixels
 from datasets.images import Photo, read_photo
+from datasets.transforms import to_bytes
 from datasets.transparency import fill_hidden
 from engine.config import DataNorm
 from engine.normalisation import PAPER, normalise
@@ -58,6 +59,11 @@ def as_pixels(photo: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ConfigError("photo: float values outside [0, 1] given; allowed: 0 to 1")
     return pixels
+
+
+def whole_numbers(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of 8 or 16 bits as they are; floats in [0, 1] rounded to 8 bits."""
+    return to_bytes(pixels) if pixels.dtype.kind == "f" else pixels
 
 
 def extended(length: int, window: int) -> int:

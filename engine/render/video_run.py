@@ -194,7 +194,7 @@ def render_video(
             tags = not wanted.strip_metadata
             return stack.enter_context(open_sink(job, source, size, options, tags))
 
-        sink = agreed(processes, open_it)
+        sink = processes.agreed(open_it)
         quiet = None if processes.is_main else True
         name = place + job.source.name
         bar = tqdm(desc=name, total=source.total, unit="frame", leave=False, disable=quiet)
@@ -212,8 +212,8 @@ def render_video(
             notes += sink.notes
             if stopped:
                 sink.rename(unfinished(job.target))
-        agreed(processes, sink.finish if sink is not None else lambda: None)
-        agreed(processes, stack.close)
+        processes.agreed(sink.finish if sink is not None else lambda: None)
+        processes.agreed(stack.close)
     if stopped:
         raise DataError(
             f"{job.source}: {stopped}; the {done} frames before it are in "
@@ -282,7 +282,7 @@ def render_round(
             return None
         return render_frame(frames[processes.rank].pixels(), grid, wanted)
 
-    pictures = iter(processes.gather_to_main(agreed(processes, own)))
+    pictures = iter(processes.gather_to_main(processes.agreed(own)))
 
     def write() -> None:
         if sink is None:
@@ -293,22 +293,7 @@ def render_round(
             else:
                 sink.copy(event)
 
-    agreed(processes, write)
-
-
-def agreed(processes: Processes, work: Callable[[], Any]) -> Any:
-    """What `work` returns, where it raises no UserError on any process; else the first of these."""
-    if processes.count == 1:
-        return work()
-    result, failure = None, None
-    try:
-        result = work()
-    except UserError as error:
-        failure = type(error)(str(error))
-    failures = [error for error in processes.gather(failure) if error is not None]
-    if failures:
-        raise failures[0]
-    return result
+    processes.agreed(write)
 
 
 def is_done(job: Job, wanted: Wanted, options: VideoOptions) -> bool:
@@ -336,7 +321,7 @@ def render_videos(
     own = share(jobs) if processes.count == 1 else jobs  # where processes don't know each other
     for number, job in enumerate(own, 1):
         place = f"{number}/{len(own)} " if len(own) > 1 else ""
-        if len(jobs) > 1 and agreed(processes, lambda job=job: is_done(job, wanted, options)):  # type: ignore[misc]
+        if len(jobs) > 1 and processes.agreed(lambda job=job: is_done(job, wanted, options)):  # type: ignore[misc]
             if processes.is_main:
                 say(f"{job.target}: was there already; --overwrite renders it again")
             continue

@@ -100,7 +100,6 @@ class Copies:
             form = frame.format.name if frame.format.name in forms else forms[0]
             rates = context.codec.audio_rates or [frame.sample_rate]
             rate = frame.sample_rate if frame.sample_rate in rates else max(rates)
-            resampler = self.av.AudioResampler(form, frame.layout, rate, context.frame_size or None)
             context.format, context.sample_rate = form, rate
             context.open(strict=False)
             resampler = self.av.AudioResampler(form, frame.layout, rate, context.frame_size or None)

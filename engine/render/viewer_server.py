@@ -18,6 +18,7 @@ import numpy as np
 from datasets.images import Photo, read_photo
 from datasets.transparency import fill_hidden
 from engine.render.continuous_image import ContinuousImage
+from engine.render.pixels import whole_numbers
 from engine.render.viewer import CACHE_BYTES, Shown, View, Viewer
 from engine.runtime import say
 from utils import ConfigError, UserError
@@ -183,9 +184,7 @@ def start_page(image: ContinuousImage, browser: bool = True) -> str:
             cache_bytes=CACHE_BYTES,
         )
 
-    pixels = image.photo.pixels
-    if pixels.dtype.kind == "f":
-        pixels = (pixels * 255).round().astype(np.uint8)
+    pixels = whole_numbers(image.photo.pixels)
     name = image.spec["name"] if image.spec else type(image.model).__name__
     viewer = Viewer({name: represent})
     viewer.add(Shown(pixels, images={name: image}))
