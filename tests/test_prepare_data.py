@@ -144,6 +144,13 @@ def test_wrong_checksum_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "load/div2k/DIV2K_valid_HR").exists()
 
 
+def test_a_download_that_brings_nothing_leaves_no_folders(tmp_path: Path) -> None:
+    for root in (tmp_path / "new" / "load", tmp_path):  # made for it, and there before
+        with pytest.raises(DataError, match="without a network, give what is on this disk by"):
+            prepare(SMALL, root, mirror="http://127.0.0.1:9")
+        assert [*tmp_path.iterdir()] == []
+
+
 def test_absent_archive_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with server(tmp_path) as (address, _), pytest.raises(SystemExit) as ended:
         run_script(lambda: call("benchmark", "--root", tmp_path / "load", "--mirror", address))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -125,9 +126,13 @@ def prepare(
         url = f"{(mirror or users_mirror() or source.site).rstrip('/')}/{source.name}"
         fetched = root / "downloads" / source.name
         say(f"{source.name}: fetching {url}")
+        made = [path for path in fetched.parents if not path.exists()]
         try:
             archive = download(url, fetched, size=source.size, sha256=source.sha256)
         except DataError as error:
+            with contextlib.suppress(OSError):  # what came is kept there
+                for path in made:
+                    path.rmdir()
             raise DataError(
                 f"{error}; without a network, give what is on this disk by --archive, or another "
                 f"address by --mirror or {MIRROR}"
