@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
@@ -521,6 +522,74 @@ def test_another_photograph_is_uploaded_while_a_second_window_keeps_its_own(
         assert np.abs(pixels_of(page)[..., :3] - expected).max() <= 1
         shown, expected = in_view(second)
         assert np.abs(shown - expected).max() <= 1
+
+
+def test_two_fingers_pinch_and_one_pans(browser: Any, host: str) -> None:
+    """Real touches; what lies between the fingers stays there."""
+    with opened(browser, f"http://{host}/", has_touch=True) as page:
+        page.select_option("#mode", "single")
+        box, before = page.locator("#view").bounding_box(), state(page)
+        touch = page.context.new_cdp_session(page)
+
+        def fingers(kind: str, *places: tuple[int, int]) -> None:
+            points = [
+                {"x": box["x"] + x, "y": box["y"] + y, "id": number}
+                for number, (x, y) in enumerate(places)
+            ]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        fingers("touchStart", (300, 200), (400, 200))
+        for half in range(60, 201, 20):
+            fingers("touchMove", (350 - half, 200), (350 + half, 200))
+        fingers("touchEnd")
+        page.wait_for_function("k => state.k > 3.9 * k", arg=before["k"])
+        wait_sharp(page)
+        after = state(page)
+        assert after["k"] == pytest.approx(4 * before["k"], rel=1e-3)
+        for axis, place in (("x", 350), ("y", 200)):
+            was, now = ((one[axis] + place) / one["k"] for one in (before, after))
+            assert abs(was - now) <= 1 / before["k"]
+        fingers("touchStart", (300, 200))
+        fingers("touchMove", (260, 230))
+        fingers("touchEnd")
+        page.wait_for_function("x => state.x !== x", arg=after["x"])
+        moved = state(page)
+        assert (moved["x"] - after["x"], moved["y"] - after["y"]) == (40, -30)
+        wait_sharp(page)
+        shown, expected = in_view(page)
+        assert np.abs(shown - expected).max() <= 1
+
+
+def test_double_click_zooms_and_the_map_pans(page: Any) -> None:
+    before = state(page)
+    page.dblclick("#view", position={"x": 200, "y": 100})
+    assert state(page)["k"] == pytest.approx(2 * before["k"], rel=1e-4)
+    zoom_about(page, 350, 200, 30)
+    there = page.locator("#map").bounding_box()
+    page.mouse.click(there["x"] + there["width"] / 4, there["y"] + there["height"] / 2)
+    wait_sharp(page)
+    now = state(page)
+    assert (now["x"] + now["width"] / 2) / now["k"] == pytest.approx(96 / 4, abs=1)
+    assert (now["y"] + now["height"] / 2) / now["k"] == pytest.approx(64 / 2, abs=1)
+
+
+def test_a_dropped_photograph_is_shown(page: Any) -> None:
+    content = base64.b64encode(png(photograph(40, 40, offset=200))).decode()
+    held = page.evaluate_handle(
+        """text => {
+          const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+          const held = new DataTransfer();
+          held.items.add(new File([bytes], "a.png", { type: "image/png" }));
+          return held;
+        }""",
+        content,
+    )
+    page.dispatch_event("#view", "dragover", {"dataTransfer": held})
+    assert page.evaluate("main.classList.contains('dropping')")
+    page.dispatch_event("#view", "drop", {"dataTransfer": held})
+    page.wait_for_function("info.size[0] === 40")
+    wait_sharp(page)
+    assert not page.evaluate("main.classList.contains('dropping')")
 
 
 def test_what_is_no_photograph_is_said_on_the_page(browser: Any, host: str) -> None:
