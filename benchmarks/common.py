@@ -120,9 +120,12 @@ def product(device: torch.device, precision: str) -> Contender:
 def measure(contenders: Iterable[Contender], rounds: int, device: torch.device) -> dict[str, float]:
     """Time everything in turns, so that what else the machine does hits all alike.
 
+    Convolutions in fp32 are fp32, as in the project's commands.
+
     Returns:
         floating-point operations per second of a large matrix product, per precision.
     """
+    torch.backends.cudnn.allow_tf32 = False
     contenders = list(contenders)
     products = {c.precision: product(device, c.precision) for c in contenders}
     for contender in contenders:

@@ -256,7 +256,7 @@ class PlainLMLIIF(Plain):
         codes = torch.cat([unfold(feat), first], dim=1).permute(0, 2, 3, 1)
         modulation = self.hypernet(codes).permute(0, 3, 1, 2)
         m, depth, linears = self.width, self.depth, self.imnet.layers[::2]
-        rgb = torch.zeros(*coord.shape[:2], 3)
+        rgb = coord.new_zeros(*coord.shape[:2], 3)
         for place, offset, weight in neighbours(feat, coord):
             mod = lookup(modulation, place)
             z = torch.cat([mod[..., 2 * m * depth :], offset, rel_cell], dim=-1)
