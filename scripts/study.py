@@ -37,7 +37,16 @@ from datasets.files import make_folder, write_whole
 from datasets.images import write_rgb
 from engine.config import TrainConfig, read_train_config
 from engine.evaluate.charts import figure_pixels
-from engine.evaluate.study import RESULT, Run, Study, document, read_study, summarise
+from engine.evaluate.study import (
+    RESULT,
+    UNDAMAGED,
+    Run,
+    Study,
+    StudyTest,
+    document,
+    read_study,
+    summarise,
+)
 from engine.evaluate.study_report import chart, markdown
 from engine.normalisation import normalise
 from engine.runtime import Parser, choose_device, parse_gpu, run_script, say
@@ -122,37 +131,54 @@ def carry_out(run: Run, study: Study, commands: Commands, gpu: str | None) -> No
     make_folder(run.folder)
     log = run.folder / "study.log"
     device = [] if gpu is None else ["--gpu", gpu]
-    name = run.folder.relative_to("save")
-    train = ["--config", run.base, "--name", name, "--resume", "auto", *device]
+    place = run.folder.relative_to("save")
+    train = ["--config", run.base, "--name", place, "--resume", "auto", *device]
     commands.run("train_liif.py", [*train, "--set", *run.overrides], log)
-    weights, found = run.folder / "epoch-last.pth", run.folder / "test.json"
-    test = study.config.test
-    options = ["--suite", *test.suites, "--lr", test.lr, "--metrics", *test.metrics, *device]
-    for module in run.definition["training"]["imports"] or ():
-        options += ["--import", module]
-    options += ["--protocol", test.protocol] if test.protocol else []
-    options += ["--degrade", test.degrade] if test.degrade else []
-    options += ["--scales", *map(str, test.scales)] if test.scales else []
-    commands.run("test.py", [*options, "--model", weights, "--json", found], log)
-    tested = json.loads(found.read_text(encoding="utf-8"))
-    if tested["skipped"]:
-        first = tested["skipped"][0]
-        raise RuntimeError(f"test.py: {first['title']} x{first['scale']}: {first['reason']}")
+    records: list[dict[str, Any]] = []
+    for file in study.config.test.degrade or [UNDAMAGED]:
+        tested = test_once(run, study.config.test, commands, file, device)
+        records += tested["results"]
     results = [
-        {key: record[key] for key in ("suite", "scale", "image", "values")}
-        for record in tested["results"]
+        {key: record[key] for key in ("suite", "scale", "image", "values")} for record in records
     ]
-    trained = load_checkpoint(weights)
-    megapixels = sum(np.prod(record["size"]) for record in tested["results"]) / 1e6
+    trained = load_checkpoint(run.folder / "epoch-last.pth")
+    megapixels = sum(np.prod(record["size"]) for record in records) / 1e6
     cost = {
         "weights": tested["methods"][0]["parameters"],
         "seconds_per_step": trained["seconds"] / max(1, trained["step"]),
         "milliseconds_per_megapixel": 1000
-        * sum(record["seconds"] for record in tested["results"])
+        * sum(record["seconds"] for record in records)
         / megapixels,
     }
     content = {"definition": run.definition, "results": results, "cost": cost}
     write_whole(run.folder / RESULT, json.dumps(content).encode())
+
+
+def test_once(
+    run: Run, test: StudyTest, commands: Commands, file: str, device: Sequence[str]
+) -> dict[str, Any]:
+    """Test a trained run on pictures damaged by the steps of a file; its name follows the suites'.
+
+    Raises:
+        RuntimeError: a command failed, or left pictures out.
+    """
+    name, damaged = Path(file).stem, file != UNDAMAGED
+    found = run.folder / (f"test-{name}.json" if damaged else "test.json")
+    options = ["--suite", *test.suites, "--lr", test.lr, "--metrics", *test.metrics, *device]
+    for module in run.definition["training"]["imports"] or ():
+        options += ["--import", module]
+    options += ["--protocol", test.protocol] if test.protocol else []
+    options += ["--degrade", file] if damaged else []
+    options += ["--scales", *map(str, test.scales)] if test.scales else []
+    model = run.folder / "epoch-last.pth"
+    commands.run("test.py", [*options, "--model", model, "--json", found], run.folder / "study.log")
+    tested = json.loads(found.read_text(encoding="utf-8"))
+    if tested["skipped"]:
+        first = tested["skipped"][0]
+        raise RuntimeError(f"test.py: {first['title']} x{first['scale']}: {first['reason']}")
+    for record in tested["results"]:
+        record["suite"] += f", {name}" if damaged else ""
+    return tested
 
 
 def run_all(study: Study, runs: Sequence[Run], gpus: Sequence[str | None]) -> list[str]:

@@ -76,7 +76,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"test": {"suites": ["test"], "scales": [2.5], "protocol": "ciaosr"}},
             "scales: 2.5 given; allowed with protocol ciaosr: whole numbers",
         ),
-        ({"test": {"suites": ["test"], "degrade": "no.yaml"}}, "no.yaml: can't be read"),
+        ({"test": {"suites": ["test"], "degrade": ["no.yaml"]}}, "no.yaml: can't be read"),
+        (
+            {"test": {"suites": ["test"], "degrade": ["none", "none"]}},
+            "degrade: none given; allowed: files of different names",
+        ),
         ({"sed": [0]}, "sed"),
     ],
 )
@@ -265,17 +269,16 @@ def test_a_dry_run_says_what_it_would_do(tmp_path: Path) -> None:
 
 
 def test_damaged_pictures_are_part_of_what_a_run_is(folder: Path) -> None:
-    """By the steps, not by the name of their file."""
     steps = folder / "steps.yaml"
     test = {"suites": ["test"], "scales": [2], "lr": "pil"}
     definitions = []
     for sigma in (None, 3, 4):
         steps.write_text(f"- {{name: noise, sigma: {sigma or 1}}}\n")
-        damage = {} if sigma is None else {"degrade": "steps.yaml"}
+        damage = {} if sigma is None else {"degrade": ["none", "steps.yaml"]}
         study = read_study(study_file(folder, test={**test, **damage}))
         definitions.append(study.runs[0].definition["test"]["degrade"])
-    assert definitions[0] is None
-    assert [definition[0]["sigma"] for definition in definitions[1:]] == [3, 4]
+    assert definitions[0] == {"none": None}
+    assert [definition["steps"][0]["sigma"] for definition in definitions[1:]] == [3, 4]
 
 
 def test_parts_are_checked(folder: Path) -> None:

@@ -26,6 +26,7 @@ from registry import show
 from utils import ConfigError, DataError, did_you_mean, parse_scale
 
 RESULT = "result.json"  # in a run's folder, once it is trained and tested
+UNDAMAGED = "none"  # among files of damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class StudyTest:
     lr: Literal["paper", "supplied", "matlab", "pil"] = "paper"
     metrics: list[str] = field(default_factory=lambda: ["psnr"])
     protocol: Literal["paper", "ciaosr"] | None = None
-    degrade: str | None = None
-    """A file of steps that damage low-resolution pictures."""
+    degrade: list[str] = field(default_factory=list)
+    """Files of steps that damage low-resolution pictures, each a test of its own; `none` is one
+    without."""
 
     def check_test(self) -> Iterator[str]:
         if not self.suites:
@@ -47,14 +49,27 @@ class StudyTest:
             check_metrics(self.metrics)
             scales = [parse_scale(str(scale), "scales", smallest=1) for scale in self.scales]
             check_protocol(self.protocol or "paper", scales, self.lr)
-            if self.degrade is not None:
-                read_degrade(Path(self.degrade))
+            self.damages()
             for suite in self.suites:
                 data = find_suite(suite, Path("load"))
                 if not data.high.is_dir():
                     yield f"suites: no folder {data.high}{how_to_get(data.high)}"
         except ConfigError as error:
             yield str(error)
+
+    def damages(self) -> dict[str, Any]:
+        """The steps of each test by the name of their file; those of `none` are None.
+
+        Raises:
+            ConfigError: a file that can't be read, or two of one name.
+        """
+        steps: dict[str, Any] = {}
+        for file in self.degrade or [UNDAMAGED]:
+            name = Path(file).stem
+            if name in steps:
+                raise ConfigError(f"degrade: {file} given; allowed: files of different names")
+            steps[name] = None if file == UNDAMAGED else read_degrade(Path(file)).document()
+        return steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +184,8 @@ def read_study(path: Path, save: Path = Path("save")) -> Study:
                 training = config_dict(read_train_config(base, overrides))
             except ConfigError as error:
                 raise ConfigError(f"{path}: variants.{name}: {error}") from error
-            definition = {"training": training, "test": config_dict(config.test)}
-            if config.test.degrade is not None:
-                definition["test"]["degrade"] = read_degrade(Path(config.test.degrade)).document()
+            test = {**config_dict(config.test), "degrade": config.test.damages()}
+            definition = {"training": training, "test": test}
             # As JSON has it, in which it is compared.
             definition = json.loads(json.dumps(definition))
             run = Run(name, seed, base, overrides, folder / f"{name}-{seed}", definition)
