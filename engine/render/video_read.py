@@ -208,9 +208,11 @@ class Video:
         unit, length = self.look.time_base, (self.input.duration or 0) / 1e6
         shown = float((frame.stamp + frame.duration) * unit + self.span.shift)
         shown -= (self.input.start_time or 0) / 1e6
-        if self.span.end is not None or length - shown < SHORT:
+        if self.span.end is not None:
             return ""
-        return f"ends at {shown:.1f} s, its header says {length:.1f} s: cut off?"
+        if length - shown >= SHORT:
+            return f"ends at {shown:.1f} s, its header says {length:.1f} s: cut off?"
+        return "its last part is not whole: cut off?" if is_cut(self.path, self.input) else ""
 
     def last(self, frame: Frame) -> Frame:
         """The last frame, shown until the stream ends, where it says when."""
@@ -301,6 +303,15 @@ class Video:
         form = "rgb24" if self.dtype == np.uint8 else "rgb48le"
         size = upright_size(self.size, look)
         return lambda: upright(convert(frame, look, form, size).to_ndarray(), look)
+
+
+def is_cut(path: Path, container: Any) -> bool:
+    """Whether a file ends within a packet of a transport stream, or before an AVI says it does."""
+    size, kind = path.stat().st_size, container.format.name
+    if kind == "avi":
+        with open(path, "rb") as file:
+            return int.from_bytes(file.read(8)[4:], "little") + 8 > size
+    return kind == "mpegts" and all(size % packet for packet in (188, 192, 204))
 
 
 class Span:
