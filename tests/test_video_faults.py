@@ -231,6 +231,53 @@ def test_a_damaged_frame_stops_or_is_repeated(
     np.testing.assert_array_equal(same[number], same[number - 1])
 
 
+@pytest.mark.parametrize("how", ["stop", "repeat"])
+def test_damage_over_two_processes(how: str, clips: dict[str, bytes], tmp_path: Path) -> None:
+    """The same frames up to the damage, lines and exit code as by one process.
+
+    What FFmpeg makes of later frames hangs on what its memory held before.
+    """
+    source = tmp_path / "in.m4v"
+    source.write_bytes(spoil(0.6, 3, 30)(clips[".m4v"]))
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    ended, frames = [], []
+    for name, start in (("one", ()), ("two", launcher)):
+        target = tmp_path / name / "out.mp4"
+        target.parent.mkdir()
+        given = [
+            "-i",
+            source,
+            "-o",
+            target,
+            "-s",
+            2,
+            "--baseline",
+            "bicubic",
+            "--on-bad-frame",
+            how,
+        ]
+        command = [sys.executable, *start, ROOT / "demo.py", *given, "--quality", 100]
+        done = subprocess.run(
+            [*map(str, command)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
+        said = [line for line in done.stderr.splitlines() if "is damaged" in line]
+        left = [*target.parent.iterdir()]
+        assert [path.name for path in left] == [f"out{'.unfinished' if how == 'stop' else ''}.mp4"]
+        ended.append((done.returncode, [line.replace(f"{name}/", "") for line in said]))
+        frames.append([frame.to_ndarray() for frame in read_clip(left[0])["frames"]])
+    assert ended[0] == ended[1]
+    assert ended[0][0] == (1 if how == "stop" else 0)
+    found = re.search(r"frame (\d+) \(from 0", ended[0][1][0])
+    assert found
+    assert len(frames[0]) == len(frames[1])
+    for first, second in list(zip(*frames, strict=True))[: int(found[1])]:
+        np.testing.assert_array_equal(first, second)
+
+
 def started(source: Path, target: Path) -> subprocess.Popen[str]:
     """The demo as users start it, some frames into a long video."""
     process = subprocess.Popen(
