@@ -233,9 +233,10 @@ def test_a_damaged_frame_stops_or_is_repeated(
 
 @pytest.mark.parametrize("how", ["stop", "repeat"])
 def test_damage_over_two_processes(how: str, clips: dict[str, bytes], tmp_path: Path) -> None:
-    """The same frames up to the damage, lines and exit code as by one process.
+    """The same lines and exit code as by one process, and the same frames up to the damage.
 
-    What FFmpeg makes of later frames hangs on what its memory held before.
+    What FFmpeg makes of later frames, and of the three before that may depend on one of them,
+    hangs on what its memory held before.
     """
     source = tmp_path / "in.m4v"
     source.write_bytes(spoil(0.6, 3, 30)(clips[".m4v"]))
@@ -274,7 +275,7 @@ def test_damage_over_two_processes(how: str, clips: dict[str, bytes], tmp_path: 
     found = re.search(r"frame (\d+) \(from 0", ended[0][1][0])
     assert found
     assert len(frames[0]) == len(frames[1])
-    for first, second in list(zip(*frames, strict=True))[: int(found[1])]:
+    for first, second in list(zip(*frames, strict=True))[: int(found[1]) - 3]:
         np.testing.assert_array_equal(first, second)
 
 
