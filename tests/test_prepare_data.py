@@ -433,11 +433,13 @@ def test_celebahq_refusals(tmp_path: Path, case: str) -> None:
 
 
 @pytest.fixture
-def small_bsds500(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+def small_bsds500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """An archive's files, laid out as the authors' is: four photographs of 17x25 and 25x17."""
     counts = {"train": 2, "test": 1, "val": 1}
     folders = tuple(Folder(f"bsds500/{part}", count) for part, count in counts.items())
     monkeypatch.setattr(bsds500, "BSDS500", replace(bsds500.BSDS500, folders=folders))
+    (tmp_path / "split.json").write_text('{"train": ["1.png", "3.png"], "val": ["2.png"]}')
+    monkeypatch.setattr(bsds500, "SPLIT", tmp_path / "split.json")
     monkeypatch.setattr(bsds500, "HIGH", 8)
     monkeypatch.setattr(bsds500, "LOW", 2)
     images = "BSR/BSDS500/data/images"
@@ -475,6 +477,7 @@ def test_bsds500_of_the_user(tmp_path: Path, small_bsds500: dict[str, bytes], ki
     assert {path.name for path in images.iterdir()} == {"1.png", "2.png", "3.png"}
     first = small_bsds500["BSR/BSDS500/data/images/train/1.png"]
     assert (images / "1.png").read_bytes() == first
+    assert [path.name for path in (load / "bsds500/held").iterdir()] == ["2.png"]
     b100 = load / "benchmark/B100"
     assert [path.name for path in (b100 / "HR").iterdir()] == ["4.png"]
     high, low = (

@@ -1,11 +1,12 @@
-"""BSDS500 as the configurations use it: photographs to train with, B100, and square pairs."""
+"""BSDS500 as the configurations use it: photographs to train with and held out, B100, squares."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets.files import make_folder
+from datasets.files import found_path, make_folder
 from datasets.images import read_rgb, read_size, write_rgb
 from datasets.listing import pictures_in
 from datasets.resize import resize_pil
@@ -29,6 +30,7 @@ PLACES = {
     "val": "benchmark/B100/HR",
 }
 SCALES = (2, 3, 4)  # of B100's low-resolution pictures
+SPLIT = Path("configs/train-bsds500/split-photo.json")  # its `val` is what studies test with
 HIGH, LOW = 96, 24  # sides of the squares that photographs are cut into, and of their inputs
 
 
@@ -56,9 +58,14 @@ def prepare_bsds500(root: Path, archive: Path | None, workers: int) -> bool:
             if not (target / name).is_file():
                 place(source / name, target / name, target)
                 made = True
+    images, held = root / PLACES["train"], root / "bsds500/held"
+    for name in json.loads(found_path(SPLIT).read_text(encoding="utf-8"))["val"]:
+        if (images / name).is_file() and not (held / name).is_file():
+            place(images / name, held / name, held)
+            made = True
     high = root / PLACES["val"]
     made |= make_low_resolution(high, high.parent / "LR_bicubic", SCALES, workers) > 0
-    made |= make_squares(root / PLACES["train"], root / "bsds500/squares")
+    made |= make_squares(images, root / "bsds500/squares")
     return made
 
 
