@@ -4,8 +4,8 @@
 
 The canvas has 900x600 pixels; server and browser share the machine. "First" is from opening the
 page to the whole photograph on it; "coarse" and "sharp" are from the last turn of the wheel that
-zooms to x25 about a new point, each time one whose features are not in the cache. Needs playwright
-and chromium, as tests/test_viewer.py does.
+zooms to x25 about a new point, each time one whose features are not in the cache; the wheel turns
+twelve times, once a frame. Needs playwright and chromium, as tests/test_viewer.py does.
 """
 
 from __future__ import annotations
@@ -37,9 +37,12 @@ FIRST = """new Promise(done => {
   const look = () => preview ? done(performance.now()) : requestAnimationFrame(look);
   look();
 })"""
-ZOOM = """([y, x, scale]) => new Promise(done => {
-  const times = {};
-  for (let turn = 0; turn < 12; turn++) zoomTo(state.k * 1.3, { x, y });
+ZOOM = """([y, x, scale]) => new Promise(async done => {
+  const times = {}, factor = (scale / state.k) ** (1 / 12);
+  for (let turn = 1; turn < 12; turn++) {
+    zoomTo(state.k * factor, { x, y });
+    await new Promise(requestAnimationFrame);
+  }
   zoomTo(scale, { x, y });
   const start = performance.now(), slot = layers[state.a];
   const look = () => {
