@@ -188,6 +188,7 @@ def named_losses(loader: Loader) -> Iterator[None]:
 
 def how_it_ended(worker: multiprocessing.Process) -> str:
     """Describe the end of a process from its exit code."""
+    worker.join(GRACE)  # its connections break a moment before its exit code can be read
     code = worker.exitcode or 0
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if code == errno.EMFILE:
