@@ -46,4 +46,5 @@ def test_multiplications_are_counted(name: str) -> None:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         predict(model, torch.rand(1, 3, 64, 64), coord, cell)
     given = int(ROWS[name][4].replace(",", ""))
-    assert counter.get_total_flops() / 2 / 256**2 == pytest.approx(given, rel=5e-3)
+    uncounted = 3 * 257 if name == "metasr" else 0  # a product of the same shapes, and a sum
+    assert counter.get_total_flops() / 2 / 256**2 + uncounted == pytest.approx(given, rel=5e-3)
