@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datasets.files import found_path, make_folder
@@ -53,20 +53,23 @@ def prepare_bsds500(root: Path, archive: Path | None, workers: int) -> bool:
         )
     made = prepare(BSDS500, root, archive)
     for part, folder in PLACES.items():
-        source, target = root / "bsds500" / part, root / folder
-        for name in pictures_in(source):
-            if not (target / name).is_file():
-                place(source / name, target / name, target)
-                made = True
-    images, held = root / PLACES["train"], root / "bsds500/held"
-    for name in json.loads(found_path(SPLIT).read_text(encoding="utf-8"))["val"]:
-        if (images / name).is_file() and not (held / name).is_file():
-            place(images / name, held / name, held)
-            made = True
+        source = root / "bsds500" / part
+        made |= fill(root / folder, source, pictures_in(source))
+    images = root / PLACES["train"]
+    held = json.loads(found_path(SPLIT).read_text(encoding="utf-8"))["val"]
+    made |= fill(root / "bsds500/held", images, set(held) & set(pictures_in(images)))
     high = root / PLACES["val"]
     made |= make_low_resolution(high, high.parent / "LR_bicubic", SCALES, workers) > 0
     made |= make_squares(images, root / "bsds500/squares")
     return made
+
+
+def fill(target: Path, source: Path, names: Iterable[str]) -> bool:
+    """Put those pictures into a folder that it lacks; False where it has all."""
+    missing = [name for name in names if not (target / name).is_file()]
+    for name in missing:
+        place(source / name, target / name, target)
+    return bool(missing)
 
 
 def make_squares(images: Path, folder: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,12 @@ from datasets.images import read_rgb, read_size, write_rgb
 from datasets.listing import list_pictures
 from datasets.resize import resize_matlab
 from engine.runtime import say
+from engine.weights.download import file_sha256
 from utils import DataError
 
-# In each XS: by HR name, what `stamp` said when its picture was made; "" is the HR folder's path.
+# In each XS: by HR name, the checksum of the file that its picture was made of, and what that was
+# damaged by; "" is the HR folder's path.
 RECORD = ".made-from.json"
-TICK = 2_000_000_000  # nanoseconds: the steps of the coarsest file system's clock
 
 
 def make_low_resolution(
@@ -125,17 +125,6 @@ def claim(folder: Path, record: dict[str, Any], hr: Path) -> None:
     record[""] = here
 
 
-def stamp(path: Path) -> list[Any] | None:
-    """Changes when a file is replaced, also by one of the same size and time.
-
-    None for one so new that what replaces it could bear the same times.
-    """
-    status = path.stat()
-    if time.time_ns() - status.st_ctime_ns < TICK:
-        return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
 def _make_one(
     path: Path,
     targets: dict[int, dict[str, Path]],
@@ -150,16 +139,14 @@ def _make_one(
     outcomes = []
     pixels: np.ndarray | None = None
     height, width = read_size(path)
-    now = stamp(path)
-    if now is not None and degrade is not None:
-        now.append(degrade.key)
+    now = [file_sha256(path), *([] if degrade is None else [degrade.key])]
     for scale, record in records.items():
         if min(height, width) < scale:
             raise DataError(f"{path}: {height}x{width} pixels, too small for scale {scale}")
         target = targets[scale][path.name]
         there = _has_size(target, height // scale, width // scale)
         outcome = "kept"
-        if not there or now is None or record.get(path.name) != now:
+        if not there or record.get(path.name) != now:
             pixels = read_rgb(path) if pixels is None else pixels
             small = low_resolution(pixels, scale, path, degrade)
             if not there or not np.array_equal(read_rgb(target), small):
