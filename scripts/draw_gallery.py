@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.degrade import Degrade, damage_of
 from datasets.resize import resize_matlab, resize_pil
+from datasets.transforms import to_bytes
 from engine.evaluate.panels import INK, SURFACE, font
 from engine.render import ContinuousImage
 from engine.runtime import run_script, say
@@ -59,7 +60,7 @@ def panels(kind: Kind, scale: int, models: Sequence[str | None]) -> list[np.ndar
     shown = [resize_pil(small, size, "nearest"), resize_pil(small, size)]
     for model in models:
         rendered = ContinuousImage.represent(small, model).render(SIDE, SIDE)
-        shown.append((rendered.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        shown.append(to_bytes(rendered.permute(1, 2, 0).numpy()))
     return [*shown, detail]
 
 

@@ -17,26 +17,21 @@ import models
 from datasets.images import write_rgb
 from datasets.resize import resize_matlab, resize_pil
 
-SPEC: dict[str, Any] = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True},
+
+def liif_spec(features: int, hidden: int) -> dict[str, Any]:
+    """A LIIF of one block and one hidden layer."""
+    encoder = {"n_resblocks": 1, "n_feats": features, "no_upsampling": True}
+    imnet = {"out_dim": 3, "hidden_list": [hidden]}
+    return {
+        "name": "liif",
+        "args": {
+            "encoder_spec": {"name": "edsr-baseline", "args": encoder},
+            "imnet_spec": {"name": "mlp", "args": imnet},
         },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16]}},
-    },
-}
-TINY: dict[str, Any] = {
-    "name": "liif",
-    "args": {
-        "encoder_spec": {
-            "name": "edsr-baseline",
-            "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True},
-        },
-        "imnet_spec": {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}},
-    },
-}
+    }
+
+
+SPEC, TINY = liif_spec(8, 16), liif_spec(4, 8)
 HALF = {"sub": [0.5], "div": [0.5]}
 
 

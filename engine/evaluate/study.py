@@ -174,6 +174,7 @@ def read_study(path: Path, save: Path = Path("save")) -> Study:
     """
     config: StudyConfig = read_config(StudyConfig, path, ())
     folder = save / f"study-{path.stem}"
+    test = {**config_dict(config.test), "degrade": config.test.damages()}
     runs = []
     for seed in config.seeds:
         for name, variant in config.variants.items():
@@ -184,7 +185,6 @@ def read_study(path: Path, save: Path = Path("save")) -> Study:
                 training = config_dict(read_train_config(base, overrides))
             except ConfigError as error:
                 raise ConfigError(f"{path}: variants.{name}: {error}") from error
-            test = {**config_dict(config.test), "degrade": config.test.damages()}
             definition = {"training": training, "test": test}
             # As JSON has it, in which it is compared.
             definition = json.loads(json.dumps(definition))
