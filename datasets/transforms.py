@@ -6,6 +6,7 @@ pictures. Pixels are uint8 (H, W, 3) arrays until the few that an item needs bec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -67,6 +68,10 @@ class Flips:
             pixels = pixels[::-1]
         return pixels.swapaxes(0, 1) if self.transpose else pixels
 
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the changed picture, of that of the original."""
+        return (size[1], size[0]) if self.transpose else size
+
     def source(
         self, rows: np.ndarray, columns: np.ndarray, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +107,7 @@ class Plan:
     @property
     def gt_size(self) -> tuple[int, int]:
         """(height, width) of the target grid after the flips."""
-        height, width = self.gt.size
-        return (width, height) if self.flips.transpose else (height, width)
+        return self.flips.size(self.gt.size)
 
 
 def draw_flips(rng: np.random.Generator) -> Flips:
@@ -119,11 +123,20 @@ def draw_box(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, i
 
 
 def draw_samples(
-    rng: np.random.Generator, size: tuple[int, int], count: int | None
+    rng: np.random.Generator, size: tuple[int, int], count: int | None, patch: bool = False
 ) -> np.ndarray | None:
-    """`count` pixels of a picture of `size`, none twice, int64 (count,); None stands for all."""
+    """`count` pixels of a picture of `size`, none twice, int64 (count,); None stands for all.
+
+    patch: they are a square block, row by row, else scattered.
+    """
     if count is None:
         return None
+    if patch:
+        side = math.isqrt(count)
+        box = draw_box(rng, size, (side, side))
+        return np.ravel_multi_index(
+            np.mgrid[box.top : box.top + side, box.left : box.left + side], size
+        ).ravel()
     return rng.choice(size[0] * size[1], count, replace=False, shuffle=False)
 
 

@@ -47,13 +47,33 @@ class Wrapper:
         dataset: has a length and items that are a picture (3, H, W) or a tuple of them, float32 in
             [0, 1]; its `pixels(i)`, `sizes(i)` and `names(i)` are used when it has them.
         pictures: number of pictures that an item of the data set must have.
+        sample_q: number of target pixels, drawn without replacement; all when absent.
+        sample_patch: these are a square patch, whose side is the root of sample_q; else they lie
+            scattered. Losses that compare neighbours need it.
     """
 
-    def __init__(self, dataset: Any, pictures: int) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        pictures: int,
+        sample_q: int | None = None,
+        sample_patch: bool = False,
+    ) -> None:
         self.dataset = dataset
         self.pictures = pictures
+        self.sample_q = sample_q
+        self.sample_patch = sample_patch
         if hasattr(dataset, "names") and len(dataset) > 0:
             self.check_pictures(len(dataset.names(0)))
+
+    @staticmethod
+    def check_args(args: dict[str, Any]) -> Iterator[str]:
+        """What is wrong with arguments that are right one by one."""
+        if args.get("sample_patch"):
+            count = args["sample_q"]
+            if count is None or math.isqrt(count) ** 2 != count:
+                given = "missing" if count is None else f"{count} given"
+                yield f"sample_q: {given}; allowed with sample_patch: a square number, such as 1024"
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -117,13 +137,25 @@ class Wrapper:
             return str(self.dataset.names(index)[picture])
         return f"item {index}"
 
-    def check_sample_q(self, sample_q: int | None, smallest: Size, name: str) -> None:
+    def check_sample_q(self, smallest: Size, name: str) -> None:
         """Refuse more samples than the smallest crop that may come has pixels."""
-        if sample_q is not None and sample_q > smallest[0] * smallest[1]:
+        if self.sample_q is None:
+            return
+        if self.sample_q > smallest[0] * smallest[1]:
             raise DataError(
-                f"{name}: sample_q {sample_q} is more than the {smallest[0]}x{smallest[1]} = "
+                f"{name}: sample_q {self.sample_q} is more than the {smallest[0]}x{smallest[1]} = "
                 f"{smallest[0] * smallest[1]} pixels of a crop"
             )
+        side = math.isqrt(self.sample_q)
+        if self.sample_patch and side > min(smallest):
+            raise DataError(
+                f"{name}: sample_q {self.sample_q}, a patch of {side}x{side} pixels, does not fit "
+                f"in a crop of {smallest[0]}x{smallest[1]}"
+            )
+
+    def draw_samples(self, rng: np.random.Generator, size: Size, flips: Flips) -> np.ndarray | None:
+        """Numbers of the sampled pixels of targets of (height, width) `size` before the flips."""
+        return draw_samples(rng, flips.size(size), self.sample_q, self.sample_patch)
 
 
 @register("sr-implicit-paired")
@@ -135,7 +167,7 @@ class SRImplicitPaired(Wrapper):
         inp_size: side of a random square crop of the input, its counterpart the target; the whole
             pictures (the larger one cut to s times the smaller one) when absent.
         augment: flips and transpose, each with probability 1/2.
-        sample_q: number of target pixels, drawn without replacement; all when absent.
+        sample_q, sample_patch: as of `Wrapper`.
     """
 
     def __init__(
@@ -144,11 +176,11 @@ class SRImplicitPaired(Wrapper):
         inp_size: Count | None = None,
         augment: bool = False,
         sample_q: Count | None = None,
+        sample_patch: bool = False,
     ) -> None:
-        super().__init__(dataset, pictures=2)
+        super().__init__(dataset, 2, sample_q, sample_patch)
         self.inp_size = inp_size
         self.augment = augment
-        self.sample_q = sample_q
 
     def plan(self, sizes: Sequence[Size], index: int, rng: np.random.Generator) -> Plan:
         scale = self.pair_scale(sizes, index)
@@ -162,8 +194,8 @@ class SRImplicitPaired(Wrapper):
             box = draw_box(rng, sizes[0], (self.inp_size, self.inp_size))
         gt = View(1, Box(box.top * scale, box.left * scale, box.height * scale, box.width * scale))
         flips = draw_flips(rng) if self.augment else Flips()
-        self.check_sample_q(self.sample_q, gt.size, self.name(index, 1))
-        return Plan(View(0, box), gt, flips, draw_samples(rng, gt.size, self.sample_q))
+        self.check_sample_q(gt.size, self.name(index, 1))
+        return Plan(View(0, box), gt, flips, self.draw_samples(rng, gt.size, flips))
 
     def pair_scale(self, sizes: Sequence[Size], index: int) -> int:
         """How many times larger the second picture is; at most an incomplete cell is left over."""
@@ -191,7 +223,7 @@ class SRImplicitDownsampled(Wrapper):
         scale_min, scale_max: the scale is uniform between them; scale_max is scale_min when
             absent. Either may be a pair (rows, columns).
         augment: flips and transpose, each with probability 1/2.
-        sample_q: number of target pixels, drawn without replacement; all when absent.
+        sample_q, sample_patch: as of `Wrapper`.
         degrade: steps that damage the input, as photographs are (`datasets.degrade`); a crop is
             damaged as a picture of its own.
     """
@@ -205,17 +237,18 @@ class SRImplicitDownsampled(Wrapper):
         augment: bool = False,
         sample_q: Count | None = None,
         degrade: StepSpecs | None = None,
+        sample_patch: bool = False,
     ) -> None:
-        super().__init__(dataset, pictures=1)
+        super().__init__(dataset, 1, sample_q, sample_patch)
         self.inp_size = inp_size
         self.scale_min = per_axis(scale_min)
         self.scale_max = self.scale_min if scale_max is None else per_axis(scale_max)
         self.augment = augment
-        self.sample_q = sample_q
         self.degrade = Degrade(degrade) if degrade else None
 
     @staticmethod
     def check_args(args: dict[str, Any]) -> Iterator[str]:
+        yield from Wrapper.check_args(args)
         low, high = args["scale_min"], args["scale_max"]
         if high is not None and any(
             a > b for a, b in zip(per_axis(low), per_axis(high), strict=True)
@@ -228,13 +261,13 @@ class SRImplicitDownsampled(Wrapper):
         if self.inp_size is None:
             inp_size, crop = self.whole_sizes(size, scale, index)
             box = Box(0, 0, *crop)
-            self.check_sample_q(self.sample_q, crop, self.name(index))
+            self.check_sample_q(crop, self.name(index))
         else:
             inp_size = (self.inp_size, self.inp_size)
             self.check_crop(size, index)
             box = draw_box(rng, size, scaled(inp_size, scale))
         flips = draw_flips(rng) if self.augment else Flips()
-        samples = draw_samples(rng, (box.height, box.width), self.sample_q)
+        samples = self.draw_samples(rng, (box.height, box.width), flips)
         damage = draw_damage(rng, self.degrade)
         return Plan(View(0, box, (inp_size,)), View(0, box), flips, samples, damage)
 
@@ -267,7 +300,7 @@ class SRImplicitDownsampled(Wrapper):
                 f"{self.name(index)}: {size[0]}x{size[1]} pixels, smaller than the crop of "
                 f"{largest[0]}x{largest[1]} (inp_size {self.inp_size} at scale_max)"
             )
-        self.check_sample_q(self.sample_q, scaled(inp_size, self.scale_min), self.name(index))
+        self.check_sample_q(scaled(inp_size, self.scale_min), self.name(index))
 
 
 @register("sr-implicit-paired-fast")
@@ -306,7 +339,7 @@ class SRImplicitUniformVaried(Wrapper):
             size_min when absent.
         augment: horizontal flip with probability 1/2.
         gt_resize: side that the target is then resized to.
-        sample_q: number of target pixels, drawn without replacement; all when absent.
+        sample_q, sample_patch: as of `Wrapper`.
     """
 
     def __init__(
@@ -317,16 +350,17 @@ class SRImplicitUniformVaried(Wrapper):
         augment: bool = False,
         gt_resize: Count | None = None,
         sample_q: Count | None = None,
+        sample_patch: bool = False,
     ) -> None:
-        super().__init__(dataset, pictures=2)
+        super().__init__(dataset, 2, sample_q, sample_patch)
         self.size_min = size_min
         self.size_max = size_min if size_max is None else size_max
         self.augment = augment
         self.gt_resize = gt_resize
-        self.sample_q = sample_q
 
     @staticmethod
     def check_args(args: dict[str, Any]) -> Iterator[str]:
+        yield from Wrapper.check_args(args)
         low, high = args["size_min"], args["size_max"]
         if high is not None and low > high:
             yield f"size_min: {low} given; allowed: at most size_max, {high}"
@@ -344,8 +378,8 @@ class SRImplicitUniformVaried(Wrapper):
         gt = View(1, Box(0, 0, *sizes[1]), tuple((n, n) for n in sides))
         flips = Flips(horizontal=bool(rng.integers(2))) if self.augment else Flips()
         smallest = (self.gt_resize or self.size_min,) * 2
-        self.check_sample_q(self.sample_q, smallest, self.name(index, 1))
-        samples = draw_samples(rng, gt.size, self.sample_q)
+        self.check_sample_q(smallest, self.name(index, 1))
+        samples = self.draw_samples(rng, gt.size, flips)
         return Plan(View(0, Box(0, 0, *sizes[0])), gt, flips, samples)
 
 

@@ -221,11 +221,13 @@ class TrainConfig:
             yield "init: given beside resume; allowed: one of the two"
 
     def check_loss(self) -> Iterator[str]:
-        sampled = self.train_dataset.wrapper["args"].get("sample_q")
-        if self.loss is not None and self.loss.gradient and sampled is not None:
+        args = self.train_dataset.wrapper["args"]
+        scattered = args.get("sample_q") if not args.get("sample_patch") else None
+        if self.loss is not None and self.loss.gradient and scattered is not None:
             yield (
                 f"loss.gradient: {self.loss.gradient} given beside train_dataset.wrapper.args."
-                f"sample_q {sampled}; allowed: without it, since neighbours are compared"
+                f"sample_q {scattered}; allowed: with sample_patch: true, or without sample_q, "
+                "since neighbours are compared"
             )
 
     def check_bad_images(self) -> Iterator[str]:

@@ -114,9 +114,12 @@ def test_loss_falls_on_a_single_picture(place: Path) -> None:
     assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
 
 
-def test_loss_falls_with_other_losses(place: Path) -> None:
-    """Charbonnier and gradients, of whole targets; the numbers are in tests/test_losses.py."""
-    wrapper = {"name": "sr-implicit-downsampled", "args": {"scale_min": 2, "inp_size": 5}}
+@pytest.mark.parametrize(
+    "args", [{"scale_min": 2}, {"scale_max": 3, "sample_q": 16, "sample_patch": True}]
+)
+def test_loss_falls_with_other_losses(place: Path, args: dict[str, Any]) -> None:
+    """Charbonnier and gradients of whole targets and patches; tests/test_losses.py has numbers."""
+    wrapper = {"name": "sr-implicit-downsampled", "args": {"inp_size": 5, **args}}
     losses = losses_of(
         place, "run", epoch_max=12, epoch_val=None, epoch_save=None, multi_step_lr=None,
         train_dataset__wrapper=wrapper, loss={"name": "charbonnier", "gradient": 0.5},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -173,6 +174,28 @@ def test_draws_depend_on_the_generator_alone() -> None:
     assert torch.equal(one["gt"], wrapper[0]["gt"])
 
 
+@pytest.mark.parametrize(
+    "args", [{"scale_min": (2, 3), "augment": True}, {"inp_size": 8, "scale_max": 4}]
+)
+def test_samples_that_are_a_patch(args: dict[str, Any]) -> None:
+    """16 pixels of a 4x4 square of the changed target, row by row, from anywhere in it."""
+    wrapper = SRImplicitDownsampled(
+        Pixels([(noise(36, 42),)]), **args, sample_q=16, sample_patch=True
+    )
+    corners = set()
+    for seed in range(60):
+        plan = wrapper.draw(0, np.random.default_rng(seed))
+        whole = make_item(wrapper.fetch(0), dataclasses.replace(plan, samples=None))
+        item = wrapper.sample(0, np.random.default_rng(seed))
+        assert plan.samples is not None
+        top, left = divmod(int(plan.samples[0]), plan.gt_size[1])
+        for key in ("coord", "gt"):
+            grid = whole[key].unflatten(0, plan.gt_size)
+            assert torch.equal(item[key], grid[top : top + 4, left : left + 4].flatten(0, 1))
+        corners.add((top, left))
+    assert len(corners) > 40
+
+
 def test_whole_pictures_at_a_scale_per_axis() -> None:
     pixels = noise(50, 61)
     wrapper = SRImplicitDownsampled(Pixels([(pixels,)]), scale_min=(2, 3.5))
@@ -221,6 +244,8 @@ def test_errors_name_the_file() -> None:
     assert "10x10" in message
     assert "70x60" in failure(SRImplicitDownsampled(small, scale_min=61))
     assert "sample_q" in failure(SRImplicitDownsampled(small, scale_min=2, sample_q=5000))
+    narrow = SRImplicitDownsampled(Pixels([(noise(70, 9),)]), sample_q=100, sample_patch=True)
+    assert "a patch of 10x10 pixels, does not fit in a crop of 70x9" in failure(narrow)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +296,9 @@ def test_number_of_pictures_must_fit() -> None:
         ("sr-implicit-uniform-varied", {"size_min": 9, "size_max": 8}, "size_min"),
         ("sr-implicit-uniform-varied", {}, "size_min"),
         ("sr-implicit-paired", {"augment": 3}, "augment"),
+        ("sr-implicit-paired", {"sample_patch": True}, "sample_q: missing"),
+        ("sr-implicit-downsampled", {"sample_patch": True, "sample_q": 50}, "sample_q: 50"),
+        ("sr-implicit-uniform-varied", {"size_min": 8, "sample_patch": True}, "sample_q: missing"),
     ],
 )
 def test_impossible_settings(name: str, args: dict[str, Any], words: str) -> None:

@@ -121,7 +121,7 @@ def train_step(run: Run, batch: Mapping[str, Any]) -> None:
         with autocast(run.device, config.precision):
             prediction = run.model(normalise(inp, config.data_norm.inp, 1), coord, cell)
         weight = len(inp) / items if has_share else 0.0
-        error = training_loss(prediction, gt, config.data_norm.gt, config.loss, cell)
+        error = training_loss(prediction, gt, config.data_norm.gt, config.loss, coord)
         micro_loss = error * weight
         state.scaler.scale(micro_loss * processes.count).backward()
         loss = loss + micro_loss.detach()

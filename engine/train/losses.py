@@ -18,7 +18,7 @@ def training_loss(
     gt: Tensor,
     norm: Norm,
     loss: LossConfig | None = None,
-    cell: Tensor | None = None,
+    coord: Tensor | None = None,
 ) -> Tensor:
     """The mean error of a batch, 0-d; by default L1, as published.
 
@@ -26,11 +26,11 @@ def training_loss(
         prediction: (B, Q, 3), normalised, of any precision.
         gt: (B, Q, 3) in [0, 1].
         loss: which error, and the weight of that of gradients.
-        cell: (B, Q, 2), the height and width of pixels in [-1, 1]; only gradients need it, which
-            are differences between neighbours, so that Q are all pixels of a grid.
+        coord: (B, Q, 2), (y, x) in [-1, 1]; only gradients need it, which are differences between
+            neighbours, so that queries are the pixels of a whole picture or of a patch.
 
     Raises:
-        DataError: gradients of queries that are no such grid.
+        DataError: gradients of queries that are no such pixels.
     """
     loss = loss or LossConfig()
     prediction, gt = prediction.float(), normalise(gt, norm, -1)
@@ -41,25 +41,25 @@ def training_loss(
     else:
         error = F.l1_loss(prediction, gt)
     if loss.gradient:
-        assert cell is not None
-        error = error + loss.gradient * gradient_error(prediction - gt, cell)
+        assert coord is not None
+        error = error + loss.gradient * gradient_error(prediction - gt, coord)
     return error
 
 
-def gradient_error(difference: Tensor, cell: Tensor) -> Tensor:
+def gradient_error(difference: Tensor, coord: Tensor) -> Tensor:
     """L1 of the differences between vertical and between horizontal neighbours, their sum, 0-d.
 
     Args:
         difference: (B, Q, 3), of predictions and targets.
-        cell: as for `training_loss`.
+        coord: as for `training_loss`.
     """
-    count = difference.shape[1]
-    sizes = (2 / cell[:, 0]).round().long()
-    height, width = sizes[0].tolist()
-    if height * width != count or bool((sizes != sizes[0]).any()):
-        raise DataError(
-            f"loss.gradient: {count} queries per item with cells of {height}x{width} pixels; "
-            "allowed: all pixels of targets of one size"
-        )
-    grid = difference.unflatten(1, (height, width))
-    return sum((grid.diff(dim=axis).abs().mean() for axis in (1, 2)), difference.new_zeros(()))
+    count, width = coord.shape[1], int((coord[0, :, 0] == coord[0, 0, 0]).sum())
+    if 1 < width < count and count % width == 0:
+        y, x = coord.unflatten(1, (-1, width)).unbind(-1)
+        if bool((y == y[:, :, :1]).all() and (x == x[:, :1]).all()):
+            grid = difference.unflatten(1, (-1, width))
+            return sum((grid.diff(dim=n).abs().mean() for n in (1, 2)), difference.new_zeros(()))
+    raise DataError(
+        f"loss.gradient: {count} queries per item that are no rows and columns; allowed: "
+        "all pixels of targets of one size, or sample_patch"
+    )
