@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
+from datasets.decoding import loader_of
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES
 from engine import distributed
 from engine.distributed import Processes
@@ -270,7 +271,12 @@ def tell_of_photo_model(options: argparse.Namespace, sources: Iterable[Path]) ->
 
 
 def is_jpeg(path: Path) -> bool:
-    return path.suffix.lower() in WRITTEN["jpg"]
+    """Whether a file starts as a JPEG, whatever its name says."""
+    try:
+        with path.open("rb") as file:
+            return loader_of(file.read(16)) == "jpegload"
+    except OSError:  # reading says why
+        return False
 
 
 def look_into(options: argparse.Namespace) -> None:

@@ -107,6 +107,28 @@ def test_nothing_but_a_photograph_and_a_scale(
     np.testing.assert_array_equal(read_rgb(tmp_path / "here" / "output.png"), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "told"),
+    [
+        ("a.jpg", (), True),
+        ("a.png", (), True),  # by content, not by name
+        ("a.jpg", ("--model", "MODEL"), False),
+        ("a.jpg", ("--baseline", "bicubic"), False),
+        ("photo.png", (), False),
+    ],
+)
+def test_of_jpeg_files_the_model_made_for_them_is_told(
+    name: str, more: tuple[str, ...], told: bool, model_file: Path, photo: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if name != "photo.png":
+        Image.fromarray(picture(20, 30)).save(photo.parent / name, "JPEG")
+    more = tuple(str(model_file) if one == "MODEL" else one for one in more)
+    output = photo.parent / "out.png"
+    run("--input", photo.parent / name, "--output", output, "--scale", "2", *more)
+    assert ("JPEG: --model compact-liif-photo" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize("inputs", [["."], ["*.png"], ["photo.png", "photo.png"]])
 def test_several_photographs_need_a_folder(
     inputs: list[str], photo: Path, monkeypatch: pytest.MonkeyPatch
