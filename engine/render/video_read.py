@@ -39,6 +39,7 @@ SMPTE240M = 7  # the last matrix that PyAV 17 converts by
 TS_DISCONT = 0x200  # FFmpeg's flag of containers whose stamps begin anywhere
 INFINITE = float("inf")
 SHORT = 0.5  # seconds that a file may end before what its header says
+MOST_FRAMES = 0.9  # of those that a header counts: some are hidden on purpose
 OVERLAP = 2  # seconds by which streams that belong together lie apart in a file at most
 
 
@@ -151,6 +152,8 @@ class Video:
         self.previous: Any = None  # the last sound frame
         self.expected: list[int] = []  # stamps of packets whose frames have not come yet
         self.trouble, self.next_stamp = "", 0
+        self.unread = 0  # frames before the first that can be decoded
+        self.given = 0  # frames up to now
         self.shown = -INFINITE  # stamp of the last frame that was given
         self.waiting: list[Any] = []  # events up to the first frame
         self._events = self.read()
@@ -197,22 +200,27 @@ class Video:
                     frame = dataclasses.replace(frame, stamp=held.stamp + 1)
                 held = dataclasses.replace(held, duration=frame.stamp - held.stamp)
                 yield from self.span.from_begin(held)
-            held = frame
+            held, self.given = frame, self.given + 1
         if held is not None:
             held = self.last(held)
-            self.note = self.missing(held)
+            self.note = "; ".join(self.missing(held))
             yield from self.span.from_begin(held)
 
-    def missing(self, frame: Frame) -> str:
-        """A note where a file is shorter than its header says; some give no other sign."""
+    def missing(self, frame: Frame) -> Iterator[str]:
+        """Notes of what a file should have; `frame` is its last. Some give no other sign."""
         unit, length = self.look.time_base, (self.input.duration or 0) / 1e6
         shown = float((frame.stamp + frame.duration) * unit + self.span.shift)
         shown -= (self.input.start_time or 0) / 1e6
+        if self.unread and self.span.begin is None:
+            yield f"at its beginning {self.unread} frames can't be decoded"
         if self.span.end is not None:
-            return ""
+            return
         if length - shown >= SHORT:
-            return f"ends at {shown:.1f} s, its header says {length:.1f} s: cut off?"
-        return "its last part is not whole: cut off?" if is_cut(self.path, self.input) else ""
+            yield f"ends at {shown:.1f} s, its header says {length:.1f} s: cut off?"
+        elif is_cut(self.path, self.input):
+            yield "its last part is not whole: cut off?"
+        if self.span.begin is None and self.given < MOST_FRAMES * self.stream.frames:
+            yield f"only {self.given} of the {self.stream.frames} frames that its header counts"
 
     def last(self, frame: Frame) -> Frame:
         """The last frame, shown until the stream ends, where it says when."""
@@ -292,7 +300,9 @@ class Video:
         """
         late = sorted(when for when in self.expected if stamp is None or when < stamp)
         self.expected = [when for when in self.expected if stamp is not None and when > stamp]
-        if self.trouble and self.previous is not None:
+        if self.trouble and self.previous is None:
+            self.unread += len(late)
+        elif self.trouble:
             for when in late:
                 self.shown = when
                 yield Frame(self.repeat(), when, 0, self.trouble)
@@ -386,8 +396,9 @@ def open_video(
         DataError: it can't be read, there is no video in it, or there are no frames.
     """
     av = import_av()
-    level = av.logging.get_level()
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # the file before may have had the same fault
     try:
         # Of a file that is cut off no error is raised, but FFmpeg logs one, maybe in a thread.
         with av.logging.Capture(local=False) as log:
@@ -398,4 +409,5 @@ def open_video(
             with container:
                 yield Video(path, container, log, max_pixels, begin, end)
     finally:
-        av.logging.set_level(level)
+        av.logging.set_level(before[0])
+        av.logging.set_skip_repeated(before[1])
