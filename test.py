@@ -11,18 +11,17 @@ import liif.packages  # noqa: F401  (before all that may be missing)
 # isort: split
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any, cast
 
-from datasets.files import check_writable, fitting_name, make_folder
+from datasets.files import check_writable, make_folder
 from engine import distributed
 from engine.config import DataNorm, Precision, config_dict, read_test_config
-from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import METRICS, check_metrics
 from engine.evaluate.suite_data import LR_SOURCES, PROTOCOLS
-from engine.evaluate.suite_figures import save_picture
 from engine.evaluate.suite_report import run_and_report
 from engine.evaluate.suite_results import write_json
 from engine.evaluate.test_config import document, protocol, run_test
@@ -147,6 +146,23 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise ConfigError("--set goes with --config")
     if options.self_ensemble and not options.model:
         raise ConfigError("--self-ensemble goes with --model")
+    check_results(options)
+
+
+def check_results(options: argparse.Namespace) -> None:
+    """Refuse results that would replace each other, or what they are made by, or can't be kept."""
+    if options.json and options.suite and not options.markdown:
+        options.markdown = options.json.with_suffix(".md")
+    taken = {"--config": options.config, "--degrade": options.degrade}
+    for option in ("--json", "--markdown"):
+        path = getattr(options, option[2:])
+        if path is None:
+            continue
+        for other, file in taken.items():
+            if file is not None and os.path.realpath(file) == os.path.realpath(path):
+                raise ConfigError(f"{option}: {path} is the file of {other}; allowed: another")
+        taken[option] = path
+        check_writable(path)
 
 
 def tell_other_norm(model: Any, name: str, norm: DataNorm) -> None:
@@ -159,8 +175,6 @@ def tell_other_norm(model: Any, name: str, norm: DataNorm) -> None:
 def test_configuration(options: argparse.Namespace) -> None:
     """`--config`: ends with the line `result: 37.9877`."""
     config = read_test_config(options.config, options.set)
-    if options.json:
-        check_writable(options.json)
     if options.save_images:
         make_folder(options.save_images)
     processes, device = distributed.start(options.gpu)
@@ -173,10 +187,6 @@ def test_configuration(options: argparse.Namespace) -> None:
         if processes.is_main:
             tell_other_norm(method, label, config.data_norm)
 
-    def save(stem: str, picture: Picture) -> None:
-        if options.save_images:
-            save_picture(options.save_images / fitting_name(stem, ".png"), to_uint8(picture))
-
     evaluation, names = run_test(
         config,
         method,
@@ -185,7 +195,7 @@ def test_configuration(options: argparse.Namespace) -> None:
         metrics=options.metrics,
         self_ensemble=options.self_ensemble,
         progress=sys.stderr.isatty(),
-        on_picture=save,
+        save_images=options.save_images,
     )
     if not processes.is_main:
         return

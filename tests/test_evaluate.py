@@ -186,11 +186,10 @@ def test_demo_suite_and_configuration_make_the_same_picture(
     file, model = save_model(tmp_path / "m.pth"), small_model()
     high, low = folder / "HR", folder / "LR_bicubic" / f"X{scale}"
     config = paired_config(low, high, f"benchmark-{scale}")
-    predicted: dict[str, Tensor] = {}
-    run_test(config, model, CPU, Processes(), on_picture=predicted.__setitem__)
+    _, names = run_test(config, model, CPU, Processes(), save_images=tmp_path / "saved")
     method = model_method(str(file), CPU)
-    assert len(predicted) == 3
-    for name, configured in predicted.items():
+    assert len(names) == 3
+    for name in (Path(name).stem for name in names):
         photo, size = low / f"{name}x{scale}.png", read_size(high / f"{name}.png")
         size = (size[0] // scale * scale, size[1] // scale * scale)
         cell = torch.tensor([2 / size[0], 2 / size[1]]).expand(1, size[0] * size[1], 2)
@@ -204,7 +203,7 @@ def test_demo_suite_and_configuration_make_the_same_picture(
         pictures = {
             "demo": torch.from_numpy(read_rgb(tmp_path / "out.png").astype(np.int32)),
             "suite": suite.permute(1, 2, 0).mul(255).round().int(),
-            "configuration": configured.permute(1, 2, 0).mul(255).round().int(),
+            "configuration": torch.from_numpy(read_rgb(tmp_path / f"saved/{name}.png")).int(),
         }
         for way, picture in pictures.items():
             assert picture.shape == expected.shape, way

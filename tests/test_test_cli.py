@@ -156,6 +156,7 @@ def test_the_normalisation_is_that_of_the_file(
     assert result("own", "--set", published)[0] == result("m", "--set", published)[0] != plain
 
 
+SUITE = ["--suite", "set5", "--model", "m.pth"]
 MISTAKES: list[tuple[int, str, list[Any]]] = [
     (2, "give --config FILE or --suite NAME", []),
     (2, "one of the two", ["--config", "c.yaml", "--suite", "set5", "--model", "m.pth"]),
@@ -182,6 +183,21 @@ MISTAKES: list[tuple[int, str, list[Any]]] = [
     (1, "no results of a suite", ["--suite", "set5", "--model", "m.pth", "--json", "c.yaml"]),
     (1, "can't be made", ["--suite", "set5", "--model", "m.pth", "--panels", "m.pth/p"]),
     (1, "c.yaml", ["--config", "c.yaml", "--model", "c.yaml"]),
+    # Results that would replace each other, or what they are made of.
+    (
+        2,
+        "--save-images: load/benchmark/Set5/HR/photo1.png is a test picture",
+        ["--config", "c.yaml", "--model", "m.pth", "--save-images", "load/benchmark/Set5/HR"],
+    ),
+    (
+        2,
+        "--json: c.yaml is the file",
+        ["--config", "c.yaml", "--model", "m", "--json", "./c.yaml"],
+    ),
+    (2, "--markdown: r is the file", [*SUITE, "--json", "r", "--markdown", "r"]),
+    (2, "--markdown: r.md is the file of --json", [*SUITE, "--json", "r.md"]),
+    (2, "--json: d.yaml is the file", [*SUITE, "--json", "d.yaml", "--degrade", "d.yaml"]),
+    (1, "can't be", [*SUITE, "--markdown", "m.pth/r.md"]),
 ]
 
 

@@ -250,9 +250,8 @@ def tell(tables: Sequence[Table], skipped: Sequence[Skipped], options: argparse.
     markdowns = [table.markdown() for table in tables]
     print("\n\n".join([*texts, "\n".join(lines)] if lines else texts))
     markdown = "\n\n".join([*markdowns, "\n".join(items)] if lines else markdowns) + "\n"
-    place = options.markdown or (options.json and options.json.with_suffix(".md"))
-    if place:
-        write_whole(place, markdown.encode(errors="surrogateescape"))
-        print(f"\nMarkdown: {place}")
+    if options.markdown:
+        write_whole(options.markdown, markdown.encode(errors="surrogateescape"))
+        print(f"\nMarkdown: {options.markdown}")
     else:
         print(f"\nMarkdown:\n\n{markdown}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import torch
 from torch import nn
 
 import datasets
+from datasets.files import fitting_name
+from datasets.images import write_rgb
 from datasets.transforms import Item, make_item
 from datasets.wrappers import Wrapper
 from engine.config import TestConfig
 from engine.distributed import Processes
 from engine.evaluate.ciaosr_protocol import cut_size
-from engine.evaluate.evaluate import Evaluation, Picture, evaluate
+from engine.evaluate.evaluate import Evaluation, Picture, evaluate, to_uint8
 from engine.evaluate.metrics import EvalType
 from engine.evaluate.suite_figures import file_stems
 from engine.loader import VAL_ITEMS, Drawn, Key
 from engine.workers import Loader, default_workers
+from utils import ConfigError
 
 LR_ORIGINS = {
     "sr-implicit-paired": "as supplied",
@@ -65,27 +69,32 @@ def run_test(
     metrics: Sequence[str] = ("psnr",),
     self_ensemble: bool = False,
     progress: bool = False,
-    on_picture: Callable[[str, Picture], None] | None = None,
+    save_images: Path | None = None,
 ) -> tuple[Evaluation, list[str]]:
     """Figures over all items, each item on one of the processes; the same on all of them.
 
     Args:
         method: a model on device, or the name of an interpolation baseline.
-        on_picture: called with the prediction of each whole picture, and with the name of its file
-            without the ending, made distinct.
+        save_images: a folder for the predictions of whole pictures, PNG files named as theirs.
 
     Returns:
         The figures, and the file names of `images` in their order.
+
+    Raises:
+        ConfigError: a prediction would replace a picture of the data set.
     """
     wrapper = make_wrapper(config)
     indices = list(range(processes.rank, len(wrapper), processes.count))
     loader = test_loader(wrapper, indices, config, device)
     names = [picture_name(wrapper, index) for index in range(len(wrapper))]
-    stems = file_stems(names)
+    targets: list[Path] = []
+    if save_images is not None:
+        targets = [save_images / fitting_name(stem, ".png") for stem in file_stems(names)]
+        refuse_inputs(targets, wrapper.dataset)
 
     def save(position: int, picture: Picture) -> None:
-        if on_picture is not None:
-            on_picture(stems[indices[position]], picture)
+        if targets:
+            write_rgb(targets[indices[position]], to_uint8(picture))
 
     result = evaluate(
         method,
@@ -106,6 +115,15 @@ def run_test(
         on_picture=save,
     )
     return merge(result, indices, processes), names
+
+
+def refuse_inputs(targets: Sequence[Path], dataset: Any) -> None:
+    """Raises ConfigError where one of these files is a picture of a data set."""
+    names = getattr(dataset, "names", lambda index: ())
+    own = {os.path.realpath(name) for index in range(len(dataset)) for name in names(index)}
+    for target in targets:
+        if os.path.realpath(target) in own:
+            raise ConfigError(f"--save-images: {target} is a test picture; allowed: another folder")
 
 
 def merge(own: Evaluation, indices: Sequence[int], processes: Processes) -> Evaluation:
