@@ -40,6 +40,15 @@ def mute(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def can_flush(stream: TextIO) -> bool:
+    """Whether a stream still takes what it holds."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return False
+    return True
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of command lines: it knows `--version`, and complains in one line like all else."""
 
@@ -153,6 +162,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         line, code = "interrupted", 130
     except BrokenPipeError:
+        if can_flush(sys.stdout):  # then the pipe is another, of the user's code
+            raise
         mute(sys.stdout)
         sys.exit(code)
     except torch.cuda.OutOfMemoryError as error:

@@ -50,7 +50,10 @@ class Made(Dataset[Any]):
 
     def __getitem__(self, keys: Any) -> Any:
         if get_worker_info() is None:
-            return self.make(keys)
+            try:
+                return self.make(keys)
+            except StopIteration as error:  # which PyTorch would take for the end of the data
+                raise RuntimeError("StopIteration raised where an item is made") from error
         try:
             return self.make(keys)
         except BaseException as error:  # a SystemExit or KeyboardInterrupt of the user's as well

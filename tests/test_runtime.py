@@ -92,13 +92,22 @@ def test_how_a_script_ends(root: Path, body: str, code: int, line: str) -> None:
     assert done.stderr.strip() == line
 
 
-def test_our_own_bugs_keep_their_traceback(root: Path) -> None:
-    script = "from engine.runtime import run_script\nrun_script(lambda: 1 / 0)"
+@pytest.mark.parametrize(
+    ("main", "error"),
+    [
+        ("lambda: 1 / 0", "ZeroDivisionError: division by zero"),
+        # Of another pipe than the one that results are printed to (`| head`).
+        ("lambda: (os.close((ends := os.pipe())[0]), os.write(ends[1], b'a'))", "BrokenPipeError"),
+    ],
+)
+def test_bugs_keep_their_traceback(root: Path, main: str, error: str) -> None:
+    script = f"import os\nfrom engine.runtime import run_script\nrun_script({main})"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.startswith("Traceback")
+    assert error in done.stderr
 
 
 def test_scripts_run_on_systems_that_are_not_posix(root: Path, folder: Path) -> None:

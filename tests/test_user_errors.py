@@ -110,7 +110,15 @@ def test_wherever_it_is_raised(folder: Path, where: str, workers: int, method: s
 @pytest.mark.parametrize("where", ["encoder", "data"])
 @pytest.mark.parametrize(
     "what",
-    ["KeyError", "UserError", "OutOfMemoryError", "SystemExit", "KeyboardInterrupt", "OSError"],
+    [
+        "KeyError",
+        "UserError",
+        "OutOfMemoryError",
+        "SystemExit",
+        "KeyboardInterrupt",
+        "OSError",
+        "BrokenPipeError",
+    ],
 )
 def test_whatever_is_raised(folder: Path, where: str, what: str) -> None:
     error = f"{where}:{what}"

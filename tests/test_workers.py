@@ -50,6 +50,13 @@ def throw(error: BaseException) -> Callable[[], Any]:
     return act
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stop_iteration_is_no_end_of_the_data(workers: int) -> None:
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        rest(throw(StopIteration("mine")), workers)
+    assert isinstance(caught.value.__cause__, StopIteration)
+
+
 @pytest.mark.parametrize(
     "error",
     [
