@@ -53,16 +53,28 @@ def fitting_weights(model: nn.Module, state: Any, name: str) -> Mapping[str, Ten
     state = plain if len(plain) == len(state) else state  # unless a weight is there twice
     strangers = [key for key in state if key not in expected]
     missing = [key for key in expected if key not in state]
+    there = [key for key in expected if key in state]
     misfits = [
         f"{key} {given} instead of {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and (given := shape_of(state[key])) != tuple(expected[key].shape)
+        for key in there
+        if (given := shape_of(state[key])) != tuple(expected[key].shape)
     ]
-    complaints = [
-        f"{words} {few(keys)}"
-        for words, keys in (("missing", missing), ("unknown", strangers), ("shape of", misfits))
-        if keys
+    kinds = [
+        f"{key} {state[key].dtype} instead of {expected[key].dtype}"
+        for key in there
+        if isinstance(state[key], Tensor)
+        and state[key].is_floating_point() != expected[key].is_floating_point()
     ]
+    weights = [key for key, _ in model.named_parameters() if key in state and not kinds]
+    spoilt = [key for key in weights if not (misfits or bool(state[key].isfinite().all()))]
+    problems = {
+        "missing": missing,
+        "unknown": strangers,
+        "shape of": misfits,
+        "type of": kinds,
+        "not finite:": spoilt,
+    }
+    complaints = [f"{words} {few(keys)}" for words, keys in problems.items() if keys]
     if complaints:
         raise DataError(f"the weights do not fit model {name!r}: {'; '.join(complaints)}")
     return state

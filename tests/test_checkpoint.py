@@ -343,6 +343,39 @@ def test_average_refuses_another_model(saved: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "mean.pth").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda weight: weight.to(torch.complex64),
+            "type of .* torch.complex64 instead of torch.f",
+        ),
+        (lambda weight: weight.long(), "type of .* torch.int64 instead of torch.float32"),
+        (lambda weight: weight > 0, "type of .* torch.bool instead of torch.float32"),
+        (lambda weight: weight / 0, "not finite: imnet.layers.0.weight"),
+        (lambda weight: weight * float("nan"), "not finite: imnet.layers.0.weight"),
+    ],
+)
+def test_weights_that_can_not_be_right_are_refused(
+    change: Any, expected: str, tmp_path: Path
+) -> None:
+    """They would be converted in silence, or give a black picture."""
+    checkpoint = make_checkpoint()
+    weights = checkpoint["model"]["sd"]
+    weights["imnet.layers.0.weight"] = change(weights["imnet.layers.0.weight"])
+    save_checkpoint(tmp_path / "model.pth", checkpoint)
+    with pytest.raises(DataError, match=expected):
+        load_model(tmp_path / "model.pth")
+
+
+def test_weights_of_half_precision_are_weights(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    half = {name: value.half() for name, value in checkpoint["model"]["sd"].items()}
+    save_checkpoint(tmp_path / "model.pth", make_checkpoint(ema=half))
+    loaded = load_model(tmp_path / "model.pth").state_dict()
+    assert all(torch.equal(loaded[name], value.float()) for name, value in half.items())
+
+
 # What other tools leave in their files
 
 

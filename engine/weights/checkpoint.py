@@ -243,7 +243,7 @@ def model_of(
     numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
     for _, size in parts(checkpoint["model"]["args"]):
         # Before so much is built: every layer, channel and block has weights of its own.
-        if isinstance(size, int) and size > max(numbers, MODEST):
+        if isinstance(size, (int, float)) and size > max(numbers, MODEST):
             raise DataError(f"{path}: the weights do not fit its model: {size} is asked for there")
     try:
         model = models.make({**checkpoint["model"], "sd": weights}, load_sd=True)

@@ -79,8 +79,7 @@ def load_with_spec(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`load_model`, and the model's specification {name, args}; same errors."""
     path = find_weights(model)
-    exported = path.suffix == ".safetensors"
-    checkpoint = read_safetensors(path) if exported else load_checkpoint(path)
+    checkpoint = read_safetensors(path) if is_safetensors(path) else load_checkpoint(path)
     module = model_of(checkpoint, path, raw_weights).to(device).eval()
     return module, {key: checkpoint["model"][key] for key in ("name", "args")}
 
@@ -147,6 +146,15 @@ def fetch(name: str) -> Path:
             f"({published.bytes} bytes, SHA-256 {published.sha256}), or name a folder on the web "
             f"that has it by {MIRROR}"
         ) from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file starts as an export, or has its ending: a length in 8 bytes, then JSON."""
+    with file_errors(path, "read"):
+        if path.is_dir():
+            return False
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{" or path.suffix.lower() == ".safetensors"
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
