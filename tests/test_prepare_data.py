@@ -643,6 +643,14 @@ def test_low_resolution_pictures_of_two_folders_never_meet(tmp_path: Path) -> No
     call("lr", "--hr", moved, "--scales", 2, "--output", tmp_path / places[2])
 
 
+def test_low_resolution_pictures_are_not_put_among_the_high(tmp_path: Path) -> None:
+    (tmp_path / "X2").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "X2/1.png")
+    with pytest.raises(DataError, match="X2: holds the high-resolution pictures; allowed: another"):
+        call("lr", "--hr", tmp_path / "X2", "--output", tmp_path, "--scales", 2)
+    assert [path.name for path in (tmp_path / "X2").iterdir()] == ["1.png"]
+
+
 def test_two_pictures_of_one_stem_have_one_low_resolution_name(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)

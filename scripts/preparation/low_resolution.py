@@ -115,9 +115,11 @@ def claim(folder: Path, record: dict[str, Any], hr: Path) -> None:
     """Make a folder that of hr's pictures.
 
     Raises:
-        DataError: it is that of another folder, which is still there.
+        DataError: it is hr itself, or that of another folder, which is still there.
     """
     here = os.path.relpath(os.path.realpath(hr), os.path.realpath(folder))
+    if here == ".":
+        raise DataError(f"{folder}: holds the high-resolution pictures; allowed: another --output")
     owner = record.setdefault("", here)
     if owner != here and (folder / owner).is_dir():
         owner = os.path.realpath(folder / owner)
