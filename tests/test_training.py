@@ -151,6 +151,28 @@ def test_the_average_follows_its_definition(place: Path) -> None:
     assert state.evaluated is state.ema
 
 
+def test_the_average_has_the_buffers_of_the_model(place: Path) -> None:
+    """Such as the statistics of batch normalisation, which are averages themselves."""
+    state = prepared(place, ema_decay=0.9).state
+    for model in (state.model, state.ema):
+        assert model is not None
+        model.register_buffer("statistics", torch.zeros(3))
+    assert state.ema is not None
+    state.model.get_buffer("statistics").copy_(torch.tensor([1.0, 2.0, 3.0]))
+    state.average(0.9)
+    assert state.ema.get_buffer("statistics").tolist() == [1, 2, 3]
+
+
+def test_another_batch_size_leaves_the_schedule_at_its_epoch(place: Path) -> None:
+    """Fifteen steps of four items are three epochs, and not seven of those of eight."""
+    changes = {"multi_step_lr": {"milestones": [3, 5], "gamma": 0.1}}
+    trained(place, epoch_max=3, **changes)
+    run = resumed(place, epoch_max=4, train_dataset__batch_size=8, **changes)
+    assert run.state.lr == pytest.approx(1e-2)
+    train(run)
+    assert run.state.lr == pytest.approx(1e-3)
+
+
 def test_checkpoints_hold_what_issue_and_interface_ask_for(place: Path) -> None:
     checkpoint = trained(place)
     assert {"model", "optimizer", "epoch", "position", "best", "scheduler", "scaler", "ema", "rng",

@@ -104,7 +104,7 @@ def train_step(run: Run, batch: Mapping[str, Any]) -> None:
     """
     config, state, processes = run.config, run.state, run.processes
     items = run.train_data.batches.items(state.position)  # over all processes
-    lr = learning_rate(config, state.step, run.steps_per_epoch)
+    lr = learning_rate(config, state.progress(run.steps_per_epoch), run.steps_per_epoch)
     state.set_lr(lr)
     state.optimizer.zero_grad(set_to_none=True)
 

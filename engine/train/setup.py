@@ -119,8 +119,9 @@ def make_run(
     state = make_state(config if start is None else dataclasses.replace(config, init=None), device)
     state.data = files
     if start is not None:
-        state.restore(start.checkpoint, start.path, len(train_data.batches))
-        state.set_lr(learning_rate(config, max(0, state.step - 1), len(train_data.batches)))
+        steps = len(train_data.batches)
+        state.restore(start.checkpoint, start.path, steps)
+        state.set_lr(learning_rate(config, max(0, state.progress(steps) - 1), steps))
     model: nn.Module = state.model
     if config.compile:
         model = torch.compile(model)  # type: ignore[assignment]

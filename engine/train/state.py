@@ -64,7 +64,7 @@ class TrainState:
         return self.model if self.ema is None else self.ema
 
     def average(self, decay: float) -> None:
-        """Move the averaged weights towards the current ones.
+        """Move the averaged weights towards the current ones; buffers become the current ones.
 
         Early on the average is over fewer steps than decay asks for, or it would remember the
         random weights of the beginning.
@@ -75,6 +75,16 @@ class TrainState:
             averages: list[Tensor] = list(self.ema.parameters())
             weights: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(averages, weights, 1 - keep)
+            # Such as the statistics of batch normalisation, which are averages themselves.
+            for own, current in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+                own.copy_(current)
+
+    def progress(self, steps_per_epoch: int) -> int:
+        """Steps up to here had all epochs been as long as they are now: what schedules go by.
+
+        A run that goes on with another batch size has done another number of them, `step`.
+        """
+        return self.epoch * steps_per_epoch + self.position
 
     @property
     def lr(self) -> float:
