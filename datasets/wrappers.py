@@ -71,9 +71,9 @@ class Wrapper:
         """What is wrong with arguments that are right one by one."""
         if args.get("sample_patch"):
             count = args["sample_q"]
-            if count is None or math.isqrt(count) ** 2 != count:
+            if count is None or count < 4 or math.isqrt(count) ** 2 != count:
                 given = "missing" if count is None else f"{count} given"
-                yield f"sample_q: {given}; allowed with sample_patch: a square number, such as 1024"
+                yield f"sample_q: {given}; allowed with sample_patch: squares such as 4 or 1024"
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -221,13 +221,14 @@ class TrainConfig:
             yield "init: given beside resume; allowed: one of the two"
 
     def check_loss(self) -> Iterator[str]:
-        args = self.train_dataset.wrapper["args"]
-        scattered = args.get("sample_q") if not args.get("sample_patch") else None
-        if self.loss is not None and self.loss.gradient and scattered is not None:
+        name, args = self.train_dataset.wrapper["name"], self.train_dataset.wrapper["args"]
+        key = "inp_size" if name.endswith("-fast") else "sample_q"
+        scattered = args.get(key) is not None and not args.get("sample_patch")
+        if self.loss is not None and self.loss.gradient and scattered:
             yield (
-                f"loss.gradient: {self.loss.gradient} given beside train_dataset.wrapper.args."
-                f"sample_q {scattered}; allowed: with sample_patch: true, or without sample_q, "
-                "since neighbours are compared"
+                f"loss.gradient: {self.loss.gradient} given beside the scattered pixels of "
+                f"train_dataset.wrapper {name}, {key} {args[key]}; allowed, since neighbours are "
+                "compared: sample_q with sample_patch: true, or all pixels"
             )
 
     def check_bad_images(self) -> Iterator[str]:

@@ -303,6 +303,7 @@ def test_sides_become_even(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--quality", "0"], "--quality: 0 given; allowed: 1 to 100"),
         (["--fps", "0"], "--fps: 0 given"),
         (["--fps", "1/0"], "--fps: '1/0' given"),
+        (["--fps", "1e999999999"], "--fps: '1e999999999' given"),
         (["--box", "0,0,99,9"], "box: 0,0,99,9 given"),
         (["--start", "50"], "no frames between --start and --end"),
         (["--max-pixels", "100"], "36x48 pixels, more than the limit of 100"),
