@@ -48,6 +48,7 @@ from engine.evaluate.study import (
     summarise,
 )
 from engine.evaluate.study_report import chart, markdown
+from engine.evaluate.suite_results import write_json
 from engine.normalisation import normalise
 from engine.runtime import Parser, choose_device, parse_gpu, run_script, say
 from engine.weights.checkpoint import load_checkpoint
@@ -151,7 +152,7 @@ def carry_out(run: Run, study: Study, commands: Commands, gpu: str | None) -> No
         / megapixels,
     }
     content = {"definition": run.definition, "results": results, "cost": cost}
-    write_whole(run.folder / RESULT, json.dumps(content).encode())
+    write_json(run.folder / RESULT, content)
 
 
 def test_once(
@@ -220,8 +221,7 @@ def report(study: Study) -> None:
     found = {run.name: run.result() for run in study.runs}
     results = {name: result for name, result in found.items() if result is not None}
     make_folder(study.folder)
-    content = json.dumps(document(study, results), indent=1)
-    write_whole(study.folder / "study.json", content.encode())
+    write_json(study.folder / "study.json", document(study, results))
     rows = summarise(study, results)
     text = markdown(study, rows, results)
     write_whole(study.folder / "study.md", text.encode())

@@ -129,6 +129,20 @@ def test_summary_is_paired_by_seed_and_picture() -> None:
     assert other.seeds.half < 0.02
 
 
+def test_pictures_without_error_or_figure_leave_the_others_their_difference() -> None:
+    values = np.full((2, 3, 8), 30.0)
+    values[1] += 0.5
+    values[:, :, 2] = np.inf  # by both: no difference
+    study, results = made_up(values)
+    for result in results.values():  # too small for SSIM
+        result["results"] += [{**one, "values": {"ssim": None}} for one in result["results"]]
+    reference, other = summarise(study, results)
+    assert (reference.mean, reference.std) == (np.inf, None)
+    assert other.difference == pytest.approx(0.5 * 7 / 8)
+    assert other.seeds == pytest.approx((0.5 * 7 / 8,) * 2)
+    assert "nan" not in markdown(study, [reference, other], results)
+
+
 def test_table_and_chart_say_what_the_summary_does() -> None:
     values = np.zeros((2, 3, 8)) + 30
     values[1] += np.array([0.2, 0.3, 0.5])[:, None]  # 1/3 +- 4.3027 * 0.15275 / sqrt(3)

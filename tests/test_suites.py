@@ -202,6 +202,23 @@ def test_known_results_are_not_computed_again(tmp_path: Path) -> None:
     assert fresh == ["photo2.png", "photo2.png"]
 
 
+def test_a_picture_without_error_is_infinite_and_json_stays_json(tmp_path: Path) -> None:
+    write_rgb(write_benchmark(tmp_path) / "HR" / "photo2.png", np.zeros((40, 61, 3), np.uint8))
+    for scale in (2, 3, 4):
+        low = tmp_path / f"benchmark/Set5/LR_bicubic/X{scale}/photo2x{scale}.png"
+        write_rgb(low, np.zeros_like(read_rgb(low)))
+    store, method = tmp_path / "r.json", baseline_method("bicubic", CPU)
+    first = records_of(tmp_path, store, [method])
+    figures = [record["values"]["psnr"] for record in first if record["image"] == "photo2.png"]
+    assert figures == [np.inf] * 2
+
+    def never(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    json.loads(store.read_text(), parse_constant=never)
+    assert records_of(tmp_path, store, [method]) == first
+
+
 def test_another_method_leaves_known_results_alone(tmp_path: Path) -> None:
     write_benchmark(tmp_path)
     store, bicubic = tmp_path / "r.json", baseline_method("bicubic", CPU)

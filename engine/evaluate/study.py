@@ -202,9 +202,9 @@ def figures_of(result: Mapping[str, Any]) -> Figures:
     figures: Figures = {}
     for record in result["results"]:
         for metric, value in record["values"].items():
-            place = figures.setdefault((record["suite"], record["scale"], metric), {})
             if value is not None:
-                place[record["image"]] = value
+                place = figures.setdefault((record["suite"], record["scale"], metric), {})
+                place[record["image"]] = float(value)  # "inf": a picture without error
     return figures
 
 
@@ -246,7 +246,8 @@ def summarise(study: Study, results: Mapping[str, Mapping[str, Any]]) -> list[Ro
     for name, runs in by_variant.items():
         for place in dict.fromkeys(place for figures in runs.values() for place in figures):
             means = [np.mean([*figures[place].values()]) for figures in runs.values()]
-            std = float(np.std(means, ddof=1)) if len(means) > 1 else None
+            known = len(means) > 1 and np.isfinite(means).all()
+            std = float(np.std(means, ddof=1)) if known else None
             row = Row(name, *place, float(np.mean(means)), std)
             both = [seed for seed in runs if seed in reference]
             if name != study.config.reference and both:
@@ -266,14 +267,13 @@ def paired(
     seeds: Sequence[int],
     place: tuple[str, str, str],
 ) -> np.ndarray:
-    """Differences picture by picture, (seeds, pictures)."""
-    pictures = [*runs[seeds[0]][place]]
-    return np.array(
-        [
-            [runs[seed][place][name] - others[seed][place][name] for name in pictures]
-            for seed in seeds
-        ]
+    """Differences picture by picture, (seeds, pictures); 0 where both are without error."""
+    own, reference = (
+        np.array([[part[seed][place][name] for name in runs[seeds[0]][place]] for seed in seeds])
+        for part in (runs, others)
     )
+    with np.errstate(invalid="ignore"):
+        return np.where(own == reference, 0.0, own - reference)
 
 
 def document(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

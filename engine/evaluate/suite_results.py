@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,10 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
         if content["format"] != FORMAT:
             raise KeyError("format")
         records = {str(record["key"]): record for record in content["results"]}
-        if not all(isinstance(record["values"], dict) for record in records.values()):
-            raise TypeError("values")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        for record in records.values():
+            values = record["values"].items()
+            record["values"] = {k: float(v) if isinstance(v, str) else v for k, v in values}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: holds no results of a suite; name another file, or remove this one"
         ) from error
@@ -95,5 +97,17 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file of JSON, whole or not at all."""
-    write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())
+    """Write a file of JSON, whole or not at all.
+
+    Numbers that JSON has none for, such as the PSNR of a picture without error, are texts: "inf".
+    """
+    write_whole(path, f"{json.dumps(as_json(content), indent=1, allow_nan=False)}\n".encode())
+
+
+def as_json(value: Any) -> Any:
+    """A value with texts for the numbers that JSON has none for."""
+    if isinstance(value, dict):
+        return {key: as_json(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
