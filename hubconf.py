@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["continuous_image", "edsr_baseline_liif", "liif", "rdn_liif"]
 
-dependencies = ["torch", "numpy", "PIL", "pyvips", "tqdm"]
+dependencies = ["torch", "numpy", "PIL", "pyvips", "tifffile", "tqdm", "yaml"]
 
 
 def edsr_baseline_liif(device: str | torch.device = "cpu") -> nn.Module:

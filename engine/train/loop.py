@@ -296,7 +296,7 @@ def show_panel(run: Run, outputs: Outputs) -> None:
     assert config.epoch_val is not None
     assert run.val_data is not None
     number, count = state.epoch // config.epoch_val, config.epoch_max // config.epoch_val
-    if number > 1 and number % max(1, count // MOST_PANELS):
+    if number > 1 and number % max(1, -(-count // MOST_PANELS)):
         return
     try:
         panel = training_panel(
