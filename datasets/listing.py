@@ -202,7 +202,7 @@ def match_pairs(low: Sequence[Path], high: Sequence[Path]) -> list[Path]:
     i, j = differing[0]
     raise DataError(
         f"{low[i]} and {high[j]}: no pair by their names; allowed: the same names, but for case, "
-        "and a scale or words that all names of a folder begin or end with"
+        "a scale that all names of a folder end with, and words that they begin or end with"
     )
 
 
