@@ -26,6 +26,8 @@ except ImportError:  # Windows: two processes fetching one file then write the s
 
 MIRROR = "LIIF_MIRROR"  # environment variable: address of a folder that has the files as well
 BLOCK = 1 << 18  # bytes read at a time
+TIMEOUT = 30.0  # seconds without a byte after which an attempt counts as broken off
+ATTEMPTS = 4  # how often to connect; each continues where the one before stopped
 PROGRESS_WORTH_A_RETRY = 1 << 20  # bytes that an attempt brought, to count as none that failed
 
 
@@ -34,10 +36,6 @@ def download(
     path: str | os.PathLike[str],
     size: int | None = None,
     sha256: str | None = None,
-    progress: bool = True,
-    *,
-    timeout: float = 30.0,
-    attempts: int = 4,
 ) -> Path:
     """Fetch `url` to `path` and return the path.
 
@@ -47,8 +45,6 @@ def download(
 
     size: the number of bytes to expect; without it, what the server announces.
     sha256: the checksum in hexadecimal; without it, only the length is verified.
-    timeout: seconds without a byte after which an attempt counts as broken off.
-    attempts: how often to connect; each continues where the one before stopped.
 
     Raises DataError, in one line: no connection, refused by the server, broken off, wrong
     length or checksum, or a disk that cannot take the file.
@@ -63,7 +59,7 @@ def download(
         with _locked(Path(f"{path}.part")) as part:
             # Another process may have finished the same file while this one waited.
             if not _is_whole(path, size, sha256):
-                _fetch(url, part, path.name, size, progress, timeout, attempts)
+                _fetch(url, part, path.name, size)
                 _verify(url, Path(f"{path}.part"), size, sha256)
                 os.replace(f"{path}.part", path)
             else:
@@ -120,24 +116,16 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
         stream.close()
 
 
-def _fetch(
-    url: str,
-    part: BinaryIO,
-    name: str,
-    size: int | None,
-    progress: bool,
-    timeout: float,
-    attempts: int,
-) -> None:
-    """Append to `part` until it is whole, connecting up to `attempts` times."""
+def _fetch(url: str, part: BinaryIO, name: str, size: int | None) -> None:
+    """Append to `part` until it is whole, connecting up to `ATTEMPTS` times."""
     problem = ""
     failures = 0
-    while failures < attempts:
+    while failures < ATTEMPTS:
         if failures:
             time.sleep(min(0.25 * 2**failures, 5.0))
         before = _length(part)
         try:
-            if _receive(url, part, name, size, progress, timeout):
+            if _receive(url, part, name, size):
                 return
             problem = "the transfer broke off"
         except urllib.error.HTTPError as error:
@@ -155,9 +143,7 @@ def _fetch(
     raise DataError(f"{url}: {problem}{kept}")
 
 
-def _receive(
-    url: str, part: BinaryIO, name: str, size: int | None, progress: bool, timeout: float
-) -> bool:
+def _receive(url: str, part: BinaryIO, name: str, size: int | None) -> bool:
     """One connection: append what comes. Returns whether `part` is whole."""
     have = _length(part)
     if size is not None and have == size:
@@ -169,9 +155,8 @@ def _receive(
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout
-        )
+        request = urllib.request.Request(url, headers=headers)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -185,15 +170,8 @@ def _receive(
         if size is not None and total is not None and total != size:
             raise DataError(f"{url}: {size} bytes were expected, the server has {total}")
         limit = total if size is None else size
-        bar = tqdm(
-            desc=name,
-            initial=have,
-            total=limit,
-            unit="B",
-            unit_scale=True,
-            disable=None if progress else True,  # None: no bar where stderr is no terminal
-        )
-        with bar:
+        # disable=None: no bar where stderr is no terminal.
+        with tqdm(None, name, limit, unit="B", unit_scale=True, initial=have, disable=None) as bar:
             while block := _read(answer):
                 part.write(block)
                 have += len(block)
