@@ -142,22 +142,6 @@ def crop_border(image: Tensor, dataset: str | None, scale: float | Sequence[floa
     return image[..., border_y : border_y + inside_y, border_x : border_x + inside_x]
 
 
-class Averager:
-    """A running weighted mean."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.count = 0.0
-
-    def add(self, value: float, n: float = 1) -> None:
-        self.total += float(value) * n
-        self.count += n
-
-    def item(self) -> float:
-        """The mean so far; nan before the first value."""
-        return self.total / self.count if self.count else math.nan
-
-
 def time_text(seconds: float) -> str:
     """A duration for people: "45 s", "3.2 min", "5.1 h"."""
     if seconds >= 3600:

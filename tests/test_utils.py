@@ -73,14 +73,6 @@ def test_calc_psnr_refusals() -> None:
         utils.calc_psnr(image, image, "benchmark", 4)
 
 
-def test_averager_weighs() -> None:
-    average = utils.Averager()
-    assert math.isnan(average.item())
-    average.add(1.0)
-    average.add(4.0, n=2)
-    assert average.item() == 3.0
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (45.4, "45 s"), (90, "1.5 min"), (3600, "1.0 h"), (90000, "25.0 h")],
