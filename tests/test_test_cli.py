@@ -157,6 +157,7 @@ def test_the_normalisation_is_that_of_the_file(
 
 
 SUITE = ["--suite", "set5", "--model", "m.pth"]
+SAMPLED = ["--config", "c.yaml", "--set", "eval_type=null", "test_dataset.wrapper.args.sample_q=50"]
 MISTAKES: list[tuple[int, str, list[Any]]] = [
     (2, "give --config FILE or --suite NAME", []),
     (2, "one of the two", ["--config", "c.yaml", "--suite", "set5", "--model", "m.pth"]),
@@ -178,6 +179,8 @@ MISTAKES: list[tuple[int, str, list[Any]]] = [
         "--self-ensemble goes",
         ["--config", "c.yaml", "--baseline", "nearest", "--self-ensemble"],
     ),
+    (2, "--self-ensemble: whole pictures", [*SAMPLED, "--model", "m.pth", "--self-ensemble"]),
+    (2, "--baseline: whole pictures", [*SAMPLED, "--baseline", "nearest"]),
     (1, "Urban100: skipped, no folder", ["--suite", "urban100", "--model", "m.pth"]),
     (1, "can't be", ["--suite", "set5", "--model", "m.pth", "--json", "m.pth/r.json"]),
     (1, "no results of a suite", ["--suite", "set5", "--model", "m.pth", "--json", "c.yaml"]),

@@ -80,7 +80,6 @@ def predict(
     coord: Tensor,
     cell: Tensor,
     eval_bsize: int | None = None,
-    self_ensemble: bool = False,
 ) -> Tensor:
     """Colours of queries, decoded chunk by chunk.
 
@@ -88,16 +87,10 @@ def predict(
         inp: (B, 3, h, w), normalised.
         coord, cell: (B, Q, 2).
         eval_bsize: the most queries per picture at once.
-        self_ensemble: mean over the eight flips and transposes of the input.
 
     Returns:
         (B, Q, 3) in the network's units, float32.
     """
-    if self_ensemble:
-        results = [
-            predict(model, *turned, eval_bsize=eval_bsize) for turned in turns(inp, coord, cell)
-        ]
-        return torch.stack(results).mean(0)
     network = implicit(model)
     size = (inp.shape[-2] * network.upscale, inp.shape[-1] * network.upscale)
     target = Target(cell[:, 0], size)
@@ -111,21 +104,6 @@ def predict(
         target = target._replace(means=(*target.means, total / coord.shape[1]))
     feat = network.project(maps, target)
     return torch.cat([network.query_rgb(feat, *chunk).float() for chunk in chunks], dim=1)
-
-
-def turns(inp: Tensor, coord: Tensor, cell: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """A question in its eight orientations: the picture turned, the queries turned with it.
-
-    The predictions come in the order of the original queries and need no turning back. A transpose
-    exchanges the axes of coordinates and cells, which matters where scales differ per axis.
-    """
-    for flip_y in (1, -1):
-        for flip_x in (1, -1):
-            axes = [axis for axis, sign in ((-2, flip_y), (-1, flip_x)) if sign < 0]
-            flipped = inp.flip(axes)
-            queries = coord * coord.new_tensor([flip_y, flip_x])
-            yield flipped, queries, cell
-            yield flipped.transpose(-2, -1), queries.flip(-1), cell.flip(-1)
 
 
 def evaluate(
@@ -160,6 +138,7 @@ def evaluate(
         protocol: for whole pictures; "ciaosr" for tiles, 8 bits and its border
             (`engine.evaluate.ciaosr_protocol`).
         metrics: for whole pictures; names of `engine.evaluate.metrics.METRICS`.
+        self_ensemble: for whole pictures; see `render_once`.
         pool: without an eval_type, PSNR of each batch's pooled squared error also where the batch
             holds whole pictures, as training's validation has it; then there are no `images`.
         on_picture: called with the index and the clamped prediction of each whole picture.
@@ -169,7 +148,8 @@ def evaluate(
         pooled squared errors, weighted by batch size.
 
     Raises:
-        ConfigError: eval_type or a baseline with sampled queries, an unknown metric or precision.
+        ConfigError: eval_type, a baseline or self_ensemble with sampled queries, an unknown metric
+            or precision.
         DataError: a picture smaller than the border that is cut.
     """
     kind = EvalType.parse(eval_type).by(protocol)
@@ -226,11 +206,12 @@ def predict_batch(
     self_ensemble: bool,
 ) -> Tensor:
     """Colours in [0, 1] of a batch's queries: (B, Q, 3)."""
-    if isinstance(method, str):
-        raise ConfigError("--baseline: whole pictures needed, but sample_q is given")
+    if isinstance(method, str) or self_ensemble:
+        option = "--baseline" if isinstance(method, str) else "--self-ensemble"
+        raise ConfigError(f"{option}: whole pictures needed, but sample_q is given")
     inp = normalise(batch["inp"], data_norm.inp, 1)
     with autocast(inp.device, precision):
-        values = predict(method, inp, batch["coord"], batch["cell"], eval_bsize, self_ensemble)
+        values = predict(method, inp, batch["coord"], batch["cell"], eval_bsize)
     return denormalise(values, data_norm.gt)
 
 
