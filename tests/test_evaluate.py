@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import demo
 from datasets.images import read_rgb, read_size, write_rgb
+from datasets.transforms import to_picture
 from engine.config import DataNorm, Norm, TestConfig, read_test_config
 from engine.distributed import Processes
-from engine.evaluate.evaluate import Evaluation, evaluate, from_uint8, predict
+from engine.evaluate.evaluate import Evaluation, evaluate, predict
 from engine.evaluate.suite import model_method
 from engine.evaluate.test_config import make_wrapper, run_test
 from engine.render import render_once
@@ -160,7 +161,7 @@ def test_self_ensemble_is_the_mean_of_eight_turned_pictures() -> None:
     total = torch.zeros(3, height, width, dtype=torch.float64)
     for transpose in (False, True):
         for axes in ([], [1], [2], [1, 2]):
-            inp = from_uint8(low).flip(axes)
+            inp = to_picture(low).flip(axes)
             size = (height, width)
             if transpose:
                 inp, size = inp.transpose(1, 2), (width, height)
@@ -193,7 +194,7 @@ def test_demo_suite_and_configuration_make_the_same_picture(
         photo, size = low / f"{name}x{scale}.png", read_size(high / f"{name}.png")
         size = (size[0] // scale * scale, size[1] // scale * scale)
         cell = torch.tensor([2 / size[0], 2 / size[1]]).expand(1, size[0] * size[1], 2)
-        inp = from_uint8(read_rgb(photo))[None] * 2 - 1
+        inp = to_picture(read_rgb(photo))[None] * 2 - 1
         with torch.no_grad():
             own = (model(inp, make_coord(size)[None], cell) * 0.5 + 0.5).clamp(0, 1)
         expected = own.view(*size, 3).mul(255).round().int()

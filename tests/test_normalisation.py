@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.transforms import to_picture
 from engine.config import DataNorm, Norm
-from engine.evaluate.evaluate import from_uint8
 from engine.evaluate.suite import model_method
 from engine.normalisation import PAPER, denormalise, norm_of, normalise, recorded_norm, same_norm
 from engine.render import ContinuousImage, render_once
@@ -50,7 +50,7 @@ def test_every_way_to_use_a_model_keeps_its_units(own_model: Path, tmp_path: Pat
     model = load_model(own_model)
     assert norm_of(model) == OWN
     with torch.no_grad():
-        inp = normalise(from_uint8(photo)[None], OWN.inp, 1)
+        inp = normalise(to_picture(photo)[None], OWN.inp, 1)
         cell = torch.tensor([2 / size[0], 2 / size[1]]).expand(1, size[0] * size[1], 2)
         answer = model(inp, make_coord(size)[None], cell)[0] * 0.3 + 0.45
     expected = answer.clamp(0, 1).view(*size, 3).permute(2, 0, 1)
@@ -73,7 +73,7 @@ def test_every_way_to_use_a_model_keeps_its_units(own_model: Path, tmp_path: Pat
     y, x = np.array([-0.3, 0.7]), np.array([0.1, 0.2])
     cell = torch.tensor([[2 / 12, 2 / 10]]).expand(2, 2)
     with torch.no_grad():
-        inp = normalise(from_uint8(photo)[None], OWN.inp, 1)
+        inp = normalise(to_picture(photo)[None], OWN.inp, 1)
         coord = torch.tensor(np.stack([y, x], -1), dtype=torch.float32)
         by_hand = model(inp, coord[None], cell[None])[0] * 0.3 + 0.45
     torch.testing.assert_close(image.image(y, x), by_hand.clamp(0, 1), atol=1e-5, rtol=0)

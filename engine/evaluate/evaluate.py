@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
+from datasets.transforms import to_picture
 from engine.config import DataNorm
 from engine.evaluate.ciaosr_protocol import enlarge_by
 from engine.evaluate.metrics import EvalType, make_measures
@@ -224,7 +225,7 @@ def enlarge(
 ) -> Picture:
     """A picture (3, h, w) in [0, 1] at another size; how: as `render_once` takes it."""
     if isinstance(method, str):
-        return from_uint8(baselines.enlarge(method, to_uint8(inp), size))
+        return to_picture(baselines.enlarge(method, to_uint8(inp), size))
 
     def render(image: baselines.Image, asked: tuple[int, int], clamp: bool) -> Picture:
         return render_once(image, method, asked, clamp=clamp, device=inp.device, **how)
@@ -235,11 +236,6 @@ def enlarge(
 def to_uint8(picture: Tensor) -> baselines.Image:
     """(3, H, W) in [0, 1] as a picture of 8 bits: uint8 (H, W, 3), rounded."""
     return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
-def from_uint8(image: baselines.Image) -> Picture:
-    """uint8 (H, W, 3) as (3, H, W) in [0, 1]."""
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
 
 
 def whole_size(batch: Batch) -> tuple[int, int] | None:

@@ -15,9 +15,9 @@ from PIL import ImageDraw
 from torch import nn
 
 from datasets.resize import resize_pil
-from datasets.transforms import to_bytes
+from datasets.transforms import to_bytes, to_picture
 from engine.config import DataNorm
-from engine.evaluate.evaluate import evaluating, from_uint8, to_uint8
+from engine.evaluate.evaluate import evaluating, to_uint8
 from engine.evaluate.metrics import EvalType, psnr
 from engine.render import baselines, render_once
 from engine.render.baselines import Image
@@ -188,7 +188,7 @@ def with_baselines(
 
 def psnr_text(picture: Image, truth: Image, kind: EvalType) -> str:
     """PSNR of a picture of 8 bits, for people."""
-    return f"{psnr(from_uint8(picture), from_uint8(truth), kind):.2f} dB"
+    return f"{psnr(to_picture(picture), to_picture(truth), kind):.2f} dB"
 
 
 def training_panel(

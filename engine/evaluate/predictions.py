@@ -13,7 +13,8 @@ from pathlib import Path
 from datasets.image_folder import listed_pictures
 from datasets.images import read_rgb, read_size
 from datasets.listing import match_some, pictures_in, user_path
-from engine.evaluate.evaluate import Picture, from_uint8
+from datasets.transforms import to_picture
+from engine.evaluate.evaluate import Picture
 from engine.evaluate.metrics import scale_text
 from engine.evaluate.suite_data import Pictures, Scale
 from engine.evaluate.suite_figures import file_part
@@ -71,7 +72,7 @@ class Predictions:
 
     def read(self, pictures: Pictures, index: int, scale: Scale) -> Picture:
         """(3, H, W) in [0, 1], of 8 bits."""
-        return from_uint8(read_rgb(self.path(pictures, index, scale)))
+        return to_picture(read_rgb(self.path(pictures, index, scale)))
 
 
 def find_predictions(given: str, suites: Sequence[Pictures]) -> Predictions:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from datasets.transforms import to_picture
 from engine.distributed import Processes
 from engine.evaluate.ciaosr_protocol import enlarge_by
-from engine.evaluate.evaluate import Picture, from_uint8
+from engine.evaluate.evaluate import Picture
 from engine.evaluate.metrics import Measure, make_measures, scale_text
 from engine.evaluate.predictions import Predictions
 from engine.evaluate.suite_data import Image, Pictures, Scale
@@ -53,7 +54,7 @@ def baseline_method(name: str, device: torch.device) -> Method:
     """An interpolation baseline, on 8-bit pictures."""
 
     def enlarge(image: Image, size: tuple[int, int]) -> Picture:
-        return from_uint8(baselines.enlarge(name, image, size)).to(device)
+        return to_picture(baselines.enlarge(name, image, size)).to(device)
 
     label = baselines.label(name)
     row = "bicubic" if name.startswith("bicubic") else None
@@ -215,10 +216,8 @@ def measure_photograph(
                 seconds = time.perf_counter() - started
                 predictions.append(prediction)
             if record is None:
-                kind, target = (
-                    pictures.data.eval_type(scale),
-                    from_uint8(truth).to(prediction.device),
-                )
+                kind = pictures.data.eval_type(scale)
+                target = to_picture(truth).to(prediction.device)
                 try:
                     values = {name: get(prediction, target, kind) for name, get in measures.items()}
                 except DataError as error:
