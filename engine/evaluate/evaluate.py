@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from datasets.transforms import to_picture
+from datasets.transforms import to_bytes, to_picture
 from engine.config import DataNorm
 from engine.evaluate.ciaosr_protocol import enlarge_by
 from engine.evaluate.metrics import EvalType, make_measures
@@ -157,8 +158,8 @@ def evaluate(
     measures = make_measures(["psnr", *(name for name in metrics if name != "psnr")], device)
     how: dict[str, Any] = {"data_norm": data_norm, "precision": precision}
     how |= {"eval_bsize": eval_bsize, "self_ensemble": self_ensemble}
-    how_whole = {**how, "cell_max_scale": cell_max_scale, "window": window}
-    how_whole["statistic"] = strips or "picture"
+    how_whole = {**how, "cell_max_scale": cell_max_scale, "window": window, "device": device}
+    how_whole |= {"statistic": strips or "picture", "protocol": protocol}
     result = Evaluation()
     bar = tqdm(loader, desc="test", unit="batch", leave=False, disable=not progress)
     with evaluating(method):
@@ -173,7 +174,7 @@ def evaluate(
                 result.add_pooled(float(psnr), len(truth))
             else:
                 for inp, gt in zip(batch["inp"], as_pictures(truth, size), strict=True):
-                    picture = enlarge(method, inp, size, protocol, **how_whole).to(device)
+                    picture = enlarge(method, inp.permute(1, 2, 0).cpu().numpy(), size, **how_whole)
                     values = {name: one(picture, gt, kind) for name, one in measures.items()}
                     if on_picture is not None:
                         on_picture(result.count, picture)
@@ -218,19 +219,24 @@ def predict_batch(
 
 def enlarge(
     method: nn.Module | str,
-    inp: Tensor,
+    image: np.ndarray,
     size: tuple[int, int],
+    *,
+    device: torch.device,
     protocol: str = "paper",
     **how: Any,
 ) -> Picture:
-    """A picture (3, h, w) in [0, 1] at another size; how: as `render_once` takes it."""
+    """A picture (h, w, 3), uint8 or float in [0, 1], at another size, by a model or a baseline.
+
+    how: as `render_once` takes it.
+    """
     if isinstance(method, str):
-        return to_picture(baselines.enlarge(method, to_uint8(inp), size))
+        return to_picture(baselines.enlarge(method, to_bytes(image), size)).to(device)
 
-    def render(image: baselines.Image, asked: tuple[int, int], clamp: bool) -> Picture:
-        return render_once(image, method, asked, clamp=clamp, device=inp.device, **how)
+    def render(part: np.ndarray, asked: tuple[int, int], clamp: bool) -> Picture:
+        return render_once(part, method, asked, clamp=clamp, device=device, **how).to(device)
 
-    return enlarge_by(protocol, render, inp.permute(1, 2, 0).cpu().numpy(), size)
+    return enlarge_by(protocol, render, image, size)
 
 
 def to_uint8(picture: Tensor) -> baselines.Image:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,14 @@ from tqdm import tqdm
 
 from datasets.transforms import to_picture
 from engine.distributed import Processes
-from engine.evaluate.ciaosr_protocol import enlarge_by
-from engine.evaluate.evaluate import Picture
+from engine.evaluate.evaluate import Picture, enlarge
 from engine.evaluate.metrics import Measure, make_measures, scale_text
 from engine.evaluate.predictions import Predictions
 from engine.evaluate.suite_data import Image, Pictures, Scale
 from engine.evaluate.suite_figures import SuiteFigures
 from engine.evaluate.suite_results import ResultStore
 from engine.evaluate.tables import paper_row
-from engine.render import baselines, render_once
+from engine.render import baselines
 from engine.weights import find_weights, load_with_spec
 from engine.weights.download import file_sha256
 from utils import DataError
@@ -52,13 +52,10 @@ class Method:
 
 def baseline_method(name: str, device: torch.device) -> Method:
     """An interpolation baseline, on 8-bit pictures."""
-
-    def enlarge(image: Image, size: tuple[int, int]) -> Picture:
-        return to_picture(baselines.enlarge(name, image, size)).to(device)
-
     label = baselines.label(name)
     row = "bicubic" if name.startswith("bicubic") else None
-    return Method(label, f"baseline:{name}", row, enlarge, {"label": label, "rounding": "8-bit"})
+    about = {"label": label, "rounding": "8-bit"}
+    return Method(label, f"baseline:{name}", row, partial(enlarge, name, device=device), about)
 
 
 def model_method(
@@ -84,16 +81,9 @@ def model_method(
     """
     path = find_weights(name)
     model, spec = load_with_spec(path, device, raw_weights)
-
-    how: dict[str, Any] = {"precision": precision, "eval_bsize": eval_bsize}
+    how: dict[str, Any] = {"device": device, "precision": precision, "eval_bsize": eval_bsize}
     how |= {"cell_max_scale": cell_max_scale, "statistic": strips or "picture"}
-
-    def render(image: Image, size: tuple[int, int], clamp: bool) -> Picture:
-        return render_once(image, model, size, self_ensemble, clamp=clamp, **how).to(device)
-
-    def enlarge(image: Image, size: tuple[int, int]) -> Picture:
-        return enlarge_by(protocol, render, image, size)
-
+    how |= {"self_ensemble": self_ensemble, "protocol": protocol}
     options = {precision: precision != "fp32", "self-ensemble": self_ensemble}
     options[f"cell at most x{cell_max_scale or 0:g}"] = cell_max_scale is not None
     options[f"strips of {strips}"] = strips is not None
@@ -116,7 +106,7 @@ def model_method(
     }
     own = [] if protocol == "paper" else [f"protocol {protocol}"]
     key = " ".join([f"model:{checksum}", *chosen, *own])
-    return Method(label, key, paper_row(spec), enlarge, about)
+    return Method(label, key, paper_row(spec), partial(enlarge, model, **how), about)
 
 
 def predictions_method(predictions: Predictions) -> Method:
