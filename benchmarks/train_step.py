@@ -30,11 +30,12 @@ import models
 from benchmarks.common import Contender, machine, measure, parser, table
 from benchmarks.decode import LIIF, METASR
 from benchmarks.loader import SIZE, make_pictures, wrapped
-from engine.loader import TRAIN_ITEMS, Batches, make_loader
+from engine.loader import TRAIN_ITEMS, Batches, Drawn
 from engine.normalisation import HALF, normalise
 from engine.runtime import PRECISIONS
 from engine.train.device_loader import DeviceLoader
 from engine.train.run import TENSORS
+from engine.workers import Loader
 from tests.oracle import plain
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -55,13 +56,13 @@ def loaded(kind: str, args: Any, folder: Path, device: torch.device) -> Epoch:
     repeat = -(-length // args.images)
     wrapper = wrapped(folder, "bin", repeat, inp_size=args.size, sample_q=args.queries)
     batches = Batches(length, args.batch, seed=0, training=True)
-    common: dict[str, Any] = {"stream": TRAIN_ITEMS, "num_workers": args.workers}
+    stream, workers = TRAIN_ITEMS, args.workers
     loader: Iterable[Any]
     if kind == "device":
-        loader = DeviceLoader(wrapper, batches, device, **common)
+        loader = DeviceLoader(wrapper, batches, device, stream=stream, num_workers=workers)
     else:
-        pin = device.type == "cuda"
-        loader = make_loader(wrapper, batches, on_bad_image="stop", pin_memory=pin, **common)
+        drawn = Drawn(wrapper, seed=0, stream=stream, on_bad_image="stop")
+        loader = Loader(drawn, batches, workers, pin_memory=device.type == "cuda")
     numbers = itertools.count()
 
     def epoch() -> Iterator[Batch]:

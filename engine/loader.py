@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, default_collate
 
-from engine.workers import Loader
 from utils import ConfigError, DataError
 
 # First numbers after the seed, so that no two uses of a seed share their draws.
@@ -165,17 +164,3 @@ class Drawn:
     def make(self, index: int, key: Key) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, self.stream, key.epoch, key.position])
         return self.wrapper.sample(index, rng)
-
-
-def make_loader(
-    wrapper: Wrapper,
-    batches: Batches,
-    *,
-    stream: int,
-    num_workers: int | None,
-    on_bad_image: str,
-    pin_memory: bool = False,
-) -> Loader:
-    """The loader of one process; `batches.start` says what its next iteration gives."""
-    drawn = Drawn(wrapper, seed=batches.seed, stream=stream, on_bad_image=on_bad_image)
-    return Loader(drawn, batches, num_workers, pin_memory=pin_memory)

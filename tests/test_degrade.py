@@ -27,7 +27,8 @@ from engine.config_files import read_degrade
 from engine.evaluate.suite import baseline_method, record_key
 from engine.evaluate.suite_data import Pictures, find_suite
 from engine.evaluate.suite_report import progress_path
-from engine.loader import TRAIN_ITEMS, Batches, make_loader
+from engine.loader import TRAIN_ITEMS, Batches, Drawn
+from engine.workers import Loader
 from scripts.prepare_data import main as prepare_data
 from tests.runs import make_pictures, tiny_config
 from tests.small import photograph, psnr_by_hand, run, write_benchmark
@@ -284,10 +285,9 @@ def test_items_are_the_same_for_any_workers_and_from_any_place(tmp_path: Path) -
 
     def batches(first: int, workers: int) -> list[Any]:
         sampler = Batches(len(wrapper), 4, seed=3, training=True)
-        how: dict[str, Any] = {"stream": TRAIN_ITEMS, "on_bad_image": "stop"}
-        loader = make_loader(wrapper, sampler, num_workers=workers, **how)
+        drawn = Drawn(wrapper, seed=3, stream=TRAIN_ITEMS, on_bad_image="stop")
         sampler.start(2, first)
-        return [batch["inp"] for batch in loader]
+        return [batch["inp"] for batch in Loader(drawn, sampler, workers)]
 
     alone = batches(0, 0)
     for first, workers in ((0, 3), (2, 0), (3, 1)):

@@ -10,11 +10,8 @@ import pytest
 import torch
 
 import datasets
-from engine.loader import (
-    TRAIN_ITEMS,
-    Batches,
-    make_loader,
-)
+from engine.loader import TRAIN_ITEMS, Batches, Drawn
+from engine.workers import Loader
 from tests.runs import make_pictures, tiny_config
 from utils import DataError
 
@@ -33,9 +30,8 @@ def batches_of(
     wrapper: Any, *, epoch: int = 0, first: int = 0, seed: int = 0, workers: int = 0
 ) -> list[dict[str, Any]]:
     sampler = Batches(len(wrapper), 4, seed=seed, training=True)
-    loader = make_loader(
-        wrapper, sampler, stream=TRAIN_ITEMS, num_workers=workers, on_bad_image="stop"
-    )
+    drawn = Drawn(wrapper, seed=seed, stream=TRAIN_ITEMS, on_bad_image="stop")
+    loader = Loader(drawn, sampler, workers)
     sampler.start(epoch, first)
     return list(loader)
 
@@ -129,10 +125,8 @@ class Broken:
 
 def loaded(bad: set[int], on_bad_image: str, workers: int = 0) -> list[Any]:
     sampler = Batches(12, 4, seed=0, training=True)
-    loader = make_loader(
-        Broken(bad), sampler, stream=0, num_workers=workers, on_bad_image=on_bad_image
-    )
-    return list(loader)
+    drawn = Drawn(Broken(bad), seed=0, stream=0, on_bad_image=on_bad_image)
+    return list(Loader(drawn, sampler, workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -174,8 +168,7 @@ class Growing(Broken):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_items_of_different_sizes_are_explained(workers: int) -> None:
     sampler = Batches(12, 4, seed=0, training=True)
-    loader = make_loader(
-        Growing(set()), sampler, stream=0, num_workers=workers, on_bad_image="stop"
-    )
+    drawn = Drawn(Growing(set()), seed=0, stream=0, on_bad_image="stop")
+    loader = Loader(drawn, sampler, workers)
     with pytest.raises(DataError, match="differ in size"):
         list(loader)

@@ -24,7 +24,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 import models
 from engine.config import read_train_config
 from engine.distributed import Processes
-from engine.loader import Batches, make_loader
+from engine.loader import Batches, Drawn
 from engine.runtime import say
 from engine.train.loop import log_replaced, normalise, train
 from engine.train.lr_schedule import learning_rate
@@ -34,6 +34,7 @@ from engine.train.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
 from engine.train.setup import Options, prepare
 from engine.train.signals import Stopped, StopRequest
 from engine.weights.checkpoint import load_checkpoint
+from engine.workers import Loader
 from tests.commands import contents
 from tests.runs import RUN, WarmRuns, finish, make_pictures, tiny_config
 from utils import ConfigError, DataError
@@ -613,11 +614,9 @@ def test_cuda_resumes_the_scaler(place: Path) -> None:
 def test_the_loader_gives_no_batch_beyond_the_epoch(place: Path) -> None:
     run = prepared(place)
     batches = Batches(18, 4, seed=0, training=True)
-    loader = make_loader(
-        run.train_data.wrapper, batches, stream=0, num_workers=0, on_bad_image="stop"
-    )
+    drawn = Drawn(run.train_data.wrapper, seed=0, stream=0, on_bad_image="stop")
     batches.start(0, 5)
-    assert list(loader) == []
+    assert list(Loader(drawn, batches, 0)) == []
 
 
 @pytest.mark.parametrize("save_minutes", [1e-4, 10])

@@ -16,7 +16,7 @@ import datasets
 from datasets.files import write_whole
 from engine.config import DataConfig, TrainConfig, config_dict
 from engine.distributed import Processes, parallel
-from engine.loader import TRAIN_ITEMS, VAL_ITEMS, Batches, make_loader
+from engine.loader import TRAIN_ITEMS, VAL_ITEMS, Batches, Drawn
 from engine.runtime import say, settle_precision, usable_precision
 from engine.train.device_loader import DeviceLoader
 from engine.train.lr_schedule import learning_rate
@@ -34,6 +34,7 @@ from engine.train.run_folder import LAST, LossLog, RunFolder
 from engine.train.signals import StopRequest
 from engine.train.state import make_state
 from engine.weights.checkpoint import save_checkpoint
+from engine.workers import Loader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,18 +157,13 @@ def make_data(
         rank=processes.rank,
         processes=processes.count,
     )
-    common: dict[str, Any] = {
-        "stream": TRAIN_ITEMS if training else VAL_ITEMS,
-        "num_workers": config.num_workers,
-    }
+    stream, workers = TRAIN_ITEMS if training else VAL_ITEMS, config.num_workers
     loader: Iterable[Any]
     if training and config.device_data:
-        loader = DeviceLoader(wrapper, batches, device, **common)
+        loader = DeviceLoader(wrapper, batches, device, stream=stream, num_workers=workers)
     else:
-        pin = device.type == "cuda"
-        loader = make_loader(
-            wrapper, batches, on_bad_image=config.on_bad_image, pin_memory=pin, **common
-        )
+        drawn = Drawn(wrapper, seed=config.seed, stream=stream, on_bad_image=config.on_bad_image)
+        loader = Loader(drawn, batches, workers, pin_memory=device.type == "cuda")
     return Data(loader, batches, wrapper)
 
 
