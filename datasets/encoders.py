@@ -231,5 +231,7 @@ def encoding_process() -> int:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """16 bits to the nearest of 8: 65535 becomes 255."""
+    """8 bits as they are, 16 to the nearest of 8: 65535 becomes 255."""
+    if pixels.dtype == np.uint8:
+        return pixels
     return ((pixels.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)

@@ -81,8 +81,7 @@ def read_rgb(path: PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     pixels = open_picture(Path(path), max_pixels).decode()
     if pixels.shape[2] in (2, 4):
         pixels = pixels[..., :-1]
-    if pixels.dtype == np.uint16:
-        pixels = to_8_bits(pixels)
+    pixels = to_8_bits(pixels)
     if pixels.shape[2] == 1:
         pixels = pixels.repeat(3, axis=2)
     return np.ascontiguousarray(pixels)

@@ -158,8 +158,7 @@ def preview(photo: Photo | None, image: Rendering, size: tuple[int, int]) -> byt
     photo, image = written_from(photo, image, grid)
     picture = np.concatenate([*image.bands(grid, photo.pixels.dtype)])
     file = io.BytesIO()
-    picture = to_8_bits(picture) if picture.dtype == np.uint16 else picture
-    Image.fromarray(picture).save(file, "PNG")
+    Image.fromarray(to_8_bits(picture)).save(file, "PNG")
     return file.getvalue()
 
 

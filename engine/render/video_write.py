@@ -142,7 +142,7 @@ class VideoWriter:
             pixels: (height, width, 3), uint8 or uint16, upright.
             stamp, duration: when it is shown and how long, in units of `look.time_base`.
         """
-        if self.gif and pixels.dtype == np.uint16:
+        if self.gif:
             pixels = to_8_bits(pixels)
         pixels = stored(pixels, self.look)
         more = [(0, long - short) for long, short in zip(self.padded, self.size, strict=True)]

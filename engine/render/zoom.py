@@ -117,7 +117,7 @@ def frames_of(
 def film_pixels(pixels: np.ndarray) -> np.ndarray:
     """Pixels (H, W, 1 to 4) of 8 or 16 bits as films show them: uint8 (H, W, 3)."""
     pixels = fill_hidden(pixels)
-    return rgb(to_8_bits(pixels) if pixels.dtype == np.uint16 else pixels)
+    return rgb(to_8_bits(pixels))
 
 
 def write_film(
