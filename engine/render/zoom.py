@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from datasets.encoders import to_8_bits
-from datasets.transparency import fill_hidden
 from engine.render.continuous_image import ContinuousImage
 from engine.render.photo import Rendering, reduces
 from engine.render.pixels import rgb
@@ -115,8 +114,7 @@ def frames_of(
 
 
 def film_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W, 1 to 4) of 8 or 16 bits as films show them: uint8 (H, W, 3)."""
-    pixels = fill_hidden(pixels)
+    """Pixels (H, W, 1 to 4) of 8 or 16 bits, none hidden, as films show them: uint8 (H, W, 3)."""
     return rgb(to_8_bits(pixels))
 
 
