@@ -14,20 +14,12 @@ from engine.render.tiling import BAND, Grid, cuts
 from utils import ConfigError
 
 Image = np.ndarray  # uint8 (height, width, 3)
-Resizer = Callable[[Image, tuple[int, int]], Image]
 
-# Name -> (what tables call it, uint8 (h, w, 3) and (height, width) -> uint8 (height, width, 3)).
-BASELINES: dict[str, tuple[str, Resizer]] = {
-    "bicubic": (
-        "bicubic (PIL, 8-bit)",
-        lambda image, size: resize_pil(image, size, kind="bicubic"),
-    ),
-    "bicubic-matlab": ("bicubic (MATLAB, 8-bit)", lambda image, size: resize_matlab(image, size)),
-    "nearest": ("nearest (PIL)", lambda image, size: resize_pil(image, size, kind="nearest")),
-    "lanczos": (
-        "Lanczos (PIL, 8-bit)",
-        lambda image, size: resize_pil(image, size, kind="lanczos"),
-    ),
+BASELINES = {  # and what tables call them
+    "bicubic": "bicubic (PIL, 8-bit)",
+    "bicubic-matlab": "bicubic (MATLAB, 8-bit)",
+    "nearest": "nearest (PIL)",
+    "lanczos": "Lanczos (PIL, 8-bit)",
 }
 
 
@@ -45,12 +37,14 @@ def check_baseline(name: str) -> str:
 
 def enlarge(name: str, image: Image, size: tuple[int, int]) -> Image:
     """A picture resized by the baseline of that name: uint8 (h, w, 3) -> uint8 (*size, 3)."""
-    return BASELINES[check_baseline(name)][1](image, size)
+    if check_baseline(name) == "bicubic-matlab":
+        return resize_matlab(image, size)
+    return resize_pil(image, size, name)
 
 
 def label(name: str) -> str:
     """What tables and panels call the baseline."""
-    return BASELINES[check_baseline(name)][0]
+    return BASELINES[check_baseline(name)]
 
 
 class Resized:
