@@ -268,7 +268,7 @@ def test_swinir_sees_the_mirrored_picture(
     image.save(tmp_path / "picture.liif")
     again = ContinuousImage.load(tmp_path / "picture.liif", "cpu")
     assert torch.equal(again.render(*wanted), image.render(*wanted))
-    measured = enlarge(model, torch.from_numpy(photo).permute(2, 0, 1), wanted)
+    measured = enlarge(model, photo, wanted, device=torch.device("cpu"))
     assert_near(measured, expected.clamp(0, 1), 1e-5)
     plain = ContinuousImage.represent(photo, model, window=0).render(*wanted, clamp=False)
     assert (plain - expected).abs().max() > 1e-3
