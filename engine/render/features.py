@@ -14,8 +14,7 @@ from torch import Tensor
 
 from engine.config import DataNorm
 from engine.render.pixels import to_network
-from engine.render.queries import Tile, tiles_at, tiles_of
-from engine.render.tiling import Grid, Layout, Plan, Span, cuts, make_plan
+from engine.render.tiling import Grid, Layout, Plan, Span, chunks, cuts, make_plan, split_by_rows
 from engine.runtime import autocast
 from models.layers import channels_last
 from models.protocol import Features, ImplicitModel, Target, each_map, maps_of
@@ -23,6 +22,19 @@ from models.protocol import Features, ImplicitModel, Target, each_map, maps_of
 Statistic = Literal["picture", "asked"] | int  # see `ContinuousImage.represent`
 SMALLEST_CELL = 1e-6  # that statistics are taken for
 LEAST_SIDE = 512  # pixels along each side of a window, where all features are kept
+
+
+class Tile(NamedTuple):
+    """Queries that one window of features answers.
+
+    Attributes:
+        rows, columns: of the window's codes.
+        queries: chunks of them, each with where its colours belong and coord (1, Q, 2).
+    """
+
+    rows: Span
+    columns: Span
+    queries: Iterable[tuple[Any, Tensor]]
 
 
 class Kept(NamedTuple):
@@ -135,15 +147,6 @@ class Source:
             return False
         return inside(rows, self.kept.rows) and inside(columns, self.kept.columns)
 
-    def window(self, rows: Span, columns: Span, target: Target) -> Features:
-        """What queries look up, of these rows and columns of codes: maps (1, C, h, w).
-
-        Of no use at its outermost codes, unless the picture ends there: `project` may look at
-        codes around each.
-        """
-        # Cut before it is projected, as that makes it several times as large.
-        return self.model.project(self.maps(rows, columns), target)
-
     def maps(self, rows: Span, columns: Span) -> Features:
         """The encoder's maps, cut to rows and columns of codes."""
         if self.kept is not None and self.model.reach is None:
@@ -171,11 +174,27 @@ class Source:
 
     def tiles(self, grid: Grid, plan: Plan) -> Iterator[Tile]:
         """The tiles of a plan; chunks belong to (rows, columns) of the grid."""
-        return tiles_of(grid, plan, self.layout, self.query_chunk, self.device)
+        layout = self.layout
+        for band, span in itertools.product(plan.bands, plan.tiles):
+            rows, columns = layout.window_of(grid, 0, band), layout.window_of(grid, 1, span)
+            places = chunks(band, span, self.query_chunk)
+            yield Tile(rows, columns, ((place, self.rectangle(grid, *place)) for place in places))
+
+    def rectangle(self, grid: Grid, rows: Span, columns: Span) -> Tensor:
+        """Coordinates (1, Q, 2) of a rectangle of a grid, row by row, made on the device."""
+        y, x = grid.rows[slice(*rows)], grid.columns[slice(*columns)]
+        return torch.cartesian_prod(y.to(self.device), x.to(self.device))[None]
 
     def tiles_at(self, coord: Tensor, cell: tuple[float, float]) -> Iterator[Tile]:
         """Tiles for coord (Q, 2) in any order; chunks belong to indices of it."""
-        return tiles_at(coord, cell, self.layout, self.query_chunk)
+        layout, most = self.layout, self.query_chunk
+        for index in split_by_rows(layout.size, coord):
+            group = coord[index]
+            low, high = group.amin(0).tolist(), group.amax(0).tolist()
+            rows = layout.window(0, low[0], high[0], cell[0])
+            columns = layout.window(1, low[1], high[1], cell[1])
+            queries = zip(index.split(most), group[None].split(most, 1), strict=True)
+            yield Tile(rows, columns, queries)
 
     def target(
         self, cell: tuple[float, float], count: int, tiles: Callable[[], Iterable[Tile]]
@@ -228,7 +247,9 @@ class Source:
         query = self.model.accumulate if measure else self.model.query_rgb
         size, origin = self.codes, (tile.rows[0], tile.columns[0])
         with autocast(self.device, self.precision):
-            feat = self.window(tile.rows, tile.columns, target)
+            # Cut before they are projected, which makes them several times as large. Of no use at
+            # the outermost codes inside the picture: `project` may look at those around each.
+            feat = self.model.project(self.maps(tile.rows, tile.columns), target)
         for place, coord in tile.queries:
             cell = target.cell[:, None].expand_as(coord)
             with autocast(self.device, self.precision):
