@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -252,10 +252,11 @@ def summarise(study: Study, results: Mapping[str, Mapping[str, Any]]) -> list[Ro
             both = [seed for seed in runs if seed in reference]
             if name != study.config.reference and both:
                 differences = paired(runs, reference, both, place)
-                row = Row(
-                    *(name, *place, row.mean, std, float(differences.mean())),
-                    over_seeds(differences),
-                    over_pictures(differences),
+                row = replace(
+                    row,
+                    difference=float(differences.mean()),
+                    seeds=over_seeds(differences),
+                    pictures=over_pictures(differences),
                 )
             rows.append(row)
     return rows
