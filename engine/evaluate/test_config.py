@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,16 @@ def run_test(
         progress=progress and processes.is_main,
         on_picture=save,
     )
-    return merge(result, indices, processes), names
+    result.images = [replace(image, index=indices[image.index]) for image in result.images]
+    parts = processes.gather(result)
+    images = [image for part in parts for image in part.images]
+    if not images:
+        total = Evaluation(sum(part.psnr_sum for part in parts), sum(part.count for part in parts))
+        return total, names
+    # In the items' order, and summed in it, so that the number of processes leaves no trace.
+    images.sort(key=lambda image: image.index)
+    psnr_sum = sum(image.values["psnr"] or 0.0 for image in images)
+    return Evaluation(psnr_sum, len(images), images), names
 
 
 def refuse_inputs(targets: Sequence[Path], dataset: Any) -> None:
@@ -124,21 +133,6 @@ def refuse_inputs(targets: Sequence[Path], dataset: Any) -> None:
     for target in targets:
         if os.path.realpath(target) in own:
             raise ConfigError(f"--save-images: {target} is a test picture; allowed: another folder")
-
-
-def merge(own: Evaluation, indices: Sequence[int], processes: Processes) -> Evaluation:
-    """The figures of all processes as one process would have had them, in the items' order."""
-    parts = processes.gather((own, list(indices)))
-    images = [(place[image.index], image) for part, place in parts for image in part.images]
-    ordered = [
-        type(image)(**{**vars(image), "index": index})
-        for index, image in sorted(images, key=lambda pair: pair[0])
-    ]
-    if ordered:
-        # Summed in the items' order, so that the number of processes leaves no trace.
-        total = sum(image.values["psnr"] or 0.0 for image in ordered)
-        return Evaluation(total, len(ordered), ordered)
-    return Evaluation(sum(p.psnr_sum for p, _ in parts), sum(p.count for p, _ in parts))
 
 
 def test_loader(

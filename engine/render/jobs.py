@@ -85,7 +85,9 @@ def plan_jobs(
     jobs = [Job(*job) for job in zip(found, targets, moving, strict=True)]
     check_targets(jobs, suffixes, videos)
     if into_folder:
-        check_folder(place)
+        if place.is_file():
+            raise ConfigError(f"output: {place} is a file; allowed for these inputs: a folder")
+        make_folder(place)
     for job in jobs:
         check_writable(job.target)
     return jobs, into_folder
@@ -102,15 +104,12 @@ def plan_video(inputs: Sequence[str], output: str | None, videos: Sequence[str])
     source, target = user_path(inputs[0]), user_path(output)
     if target.suffix.lower() in videos and not target.is_dir():
         moving = source.is_dir() or (source.is_file() and source.suffix.lower() == ".gif")
-        return checked_job(source, target) if moving else None
+        if not moving:
+            return None
+        check_writable(target)
+        return Job(source, target, True)
     folder = target.is_dir() or output.endswith(("/", os.sep)) or not target.suffix
     return Job(source, target, True) if folder and source.is_file() and is_video(source) else None
-
-
-def checked_job(source: Path, target: Path) -> Job:
-    """A job of a video whose file can be written."""
-    check_writable(target)
-    return Job(source, target, True)
 
 
 def expand(
@@ -196,13 +195,6 @@ def check_targets(jobs: Sequence[Job], suffixes: Sequence[str], videos: Sequence
                 f"output: {taken[place]} and {job.source} would both become {job.target}"
             )
         taken[place] = job.source
-
-
-def check_folder(folder: Path) -> None:
-    """Make a folder for results, if it is not there."""
-    if folder.is_file():
-        raise ConfigError(f"output: {folder} is a file; allowed for these inputs: a folder")
-    make_folder(folder)
 
 
 def share(jobs: Sequence[Part]) -> list[Part]:

@@ -22,7 +22,7 @@ from engine.render.jobs import Job, share
 from engine.render.photo import LARGEST, compared_bands
 from engine.render.tiling import Grid
 from engine.render.video_read import Frame, Pictures, Video, open_video
-from engine.render.video_streams import Copies, copy_tags, describe, kept_tags
+from engine.render.video_streams import Copies, copy_tags, kept_tags
 from engine.render.video_write import (
     CONTAINERS,
     QUALITY,
@@ -132,7 +132,7 @@ def open_sink(
             output.container.metadata.update(kept_tags(source.input.metadata))
             if options.begin == 0 and output.ending != ".gif":
                 output.container.set_chapters(source.input.chapters())
-        notes = describe(copies.left_out)
+        notes = [f"left out: {', '.join(copies.left_out)}"] if copies.left_out else []
         if writer.padded != writer.size:
             notes.append(f"edges repeated to {size_text(writer.padded)}, for sides must be even")
         if output.ending == ".webm" and source.look.aspect not in (None, 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +12,7 @@ from engine.render.video_write import Output
 # What is encoded where a container doesn't take what the video has.
 SOUND = {".mp4": "aac", ".mkv": "flac", ".webm": "libopus"}
 TEXT = {".mp4": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
+TEXT_CODECS = ("ass", "ssa", "subrip", "srt", "mov_text", "webvtt", "text")  # not pictures
 OWN_TAGS = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands")
 
 
@@ -44,7 +44,7 @@ class Copies:
             target = self.container.add_stream(SOUND[self.ending], rate=context.sample_rate)
             target.codec_context.layout = context.layout
             self.resamplers[stream.index] = None
-        elif stream.type == "subtitle" and self.ending in TEXT and text_codec(name):
+        elif stream.type == "subtitle" and self.ending in TEXT and name in TEXT_CODECS:
             target = self.container.add_stream(TEXT[self.ending])
             target.codec_context.time_base = target.time_base = Fraction(1, 1000)
             context.open(strict=False)  # which makes the header
@@ -130,11 +130,6 @@ class Copies:
                 self.container.mux(target.encode(None))
 
 
-def text_codec(name: str) -> bool:
-    """Whether subtitles of this codec are text, not pictures."""
-    return name in ("ass", "ssa", "subrip", "srt", "mov_text", "webvtt", "text")
-
-
 def copy_tags(source: Any, target: Any) -> None:
     """Language, title and the like of a stream, and what it is for."""
     target.metadata.update(kept_tags(source.metadata))
@@ -148,9 +143,3 @@ def kept_tags(tags: Any) -> dict[str, str]:
         for key, value in tags.items()
         if key.lower() not in OWN_TAGS and not key.startswith("_STATISTICS")
     }
-
-
-def describe(left_out: Iterable[str]) -> list[str]:
-    """A note of what was left out, if anything was."""
-    names = ", ".join(left_out)
-    return [f"left out: {names}"] if names else []
