@@ -44,7 +44,7 @@ WHICH_MODEL: list[Kind] = [
     ("page", "clean text", 20, 20, []),
     ("astronaut", "a face, JPEG 75", 30, 145, [{"name": "jpeg", "quality": 75, "offset": False}]),
 ]
-SIDE, GAP, CAPTION = 160, 8, 24
+SIDE = 160
 MODELS = "compact-liif", "compact-liif-photo"
 
 
@@ -64,17 +64,22 @@ def panels(kind: Kind, scale: int, models: Sequence[str | None]) -> list[np.ndar
     return [*shown, detail]
 
 
-def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> Image.Image:
-    """Rows of panels, each above its caption."""
-    columns = len(rows[0])
-    width, height = columns * (SIDE + GAP) - GAP, len(rows) * (SIDE + CAPTION + GAP) - GAP
-    image = Image.new("RGB", (width, height), SURFACE)
+def sheet(
+    rows: Sequence[Sequence[tuple[np.ndarray, str]]],
+    gap: int = 8,
+    line: int = 24,
+    letters: int = 13,
+) -> Image.Image:
+    """Rows of square panels, each above its caption in a line of so many pixels."""
+    side = len(rows[0][0][0])
+    across, down = side + gap, side + line + gap
+    image = Image.new("RGB", (len(rows[0]) * across - gap, len(rows) * down - gap), SURFACE)
     draw = ImageDraw.Draw(image)
     for number, row in enumerate(rows):
         for column, (panel, caption) in enumerate(row):
-            x, y = column * (SIDE + GAP), number * (SIDE + CAPTION + GAP)
+            x, y = column * across, number * down
             image.paste(Image.fromarray(panel), (x, y))
-            draw.text((x + SIDE // 2, y + SIDE + CAPTION // 2), caption, INK, font(13), "mm")
+            draw.text((x + side // 2, y + side + line // 2), caption, INK, font(letters), "mm")
     return image
 
 

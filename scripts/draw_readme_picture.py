@@ -13,26 +13,26 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.images import read_rgb
 from datasets.resize import resize_matlab, resize_pil
-from engine.evaluate.panels import INK, SURFACE, font
+from datasets.transforms import to_bytes
 from engine.render import ContinuousImage
 from engine.runtime import run_script, say
+from scripts.draw_gallery import sheet
 
 Box = tuple[int, int, int, int]
 REDUCTION = 4
 # What is shown, in pixels of the small photograph: top, left, bottom, right.
 DETAILS = ((6, 34, 46, 74), (14, 86, 34, 106))
-SIDE, GAP, CAPTION = 232, 10, 26
+SIDE = 232
 
 
-def panel(pixels: np.ndarray) -> Image.Image:
+def panel(pixels: np.ndarray) -> np.ndarray:
     """Exactly SIDE pixels on a side, by repeating pixels where it is smaller."""
-    return Image.fromarray(resize_pil(pixels, (SIDE, SIDE), "nearest"))
+    return resize_pil(pixels, (SIDE, SIDE), "nearest")
 
 
 def cut(pixels: np.ndarray, box: Box, factor: int = 1) -> np.ndarray:
@@ -42,19 +42,18 @@ def cut(pixels: np.ndarray, box: Box, factor: int = 1) -> np.ndarray:
 
 def row(
     small: np.ndarray, original: np.ndarray, image: ContinuousImage, box: Box
-) -> list[tuple[str, Image.Image]]:
-    """(caption, picture) of each panel for one detail."""
+) -> list[tuple[np.ndarray, str]]:
+    """Each panel for one detail, and its caption."""
     scale = SIDE / (box[2] - box[0])
     height, width = (round(side * scale) for side in small.shape[:2])
     bicubic = resize_pil(small, (height, width))
     top, left = (round(value * scale) for value in box[:2])
     rendered = image.render(SIDE, SIDE, box=box)
-    liif = (rendered.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     return [
-        ("input", panel(cut(small, box))),
-        (f"bicubic, x{scale:.3g}", panel(bicubic[top : top + SIDE, left : left + SIDE])),
-        (f"LIIF, x{scale:.3g}", panel(liif)),
-        (f"original, {REDUCTION} times the input", panel(cut(original, box, REDUCTION))),
+        (panel(cut(small, box)), "input"),
+        (bicubic[top : top + SIDE, left : left + SIDE], f"bicubic, x{scale:.3g}"),
+        (to_bytes(rendered.permute(1, 2, 0).numpy()), f"LIIF, x{scale:.3g}"),
+        (panel(cut(original, box, REDUCTION)), f"original, {REDUCTION} times the input"),
     ]
 
 
@@ -70,17 +69,10 @@ def main() -> None:
     small = resize_matlab(original, (height, width))
     image = ContinuousImage.represent(small, options.model)
     rows = [row(small, original, image, box) for box in DETAILS]
-    size = (4 * SIDE + 3 * GAP, len(rows) * (SIDE + CAPTION + GAP) - GAP)
-    sheet = Image.new("RGB", size, SURFACE)
-    draw = ImageDraw.Draw(sheet)
-    for y, panels in enumerate(rows):
-        for x, (caption, picture) in enumerate(panels):
-            left, top = x * (SIDE + GAP), y * (SIDE + CAPTION + GAP)
-            sheet.paste(picture, (left, top))
-            draw.text((left + SIDE // 2, top + SIDE + CAPTION // 2), caption, INK, font(14), "mm")
+    drawn = sheet(rows, gap=10, line=26, letters=14)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(options.output, optimize=True)
-    say(f"{options.output}: {size[0]}x{size[1]}")
+    drawn.save(options.output, optimize=True)
+    say(f"{options.output}: {drawn.width}x{drawn.height}")
 
 
 if __name__ == "__main__":
