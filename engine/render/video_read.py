@@ -73,7 +73,7 @@ class Frame:
     damage: str = ""
 
 
-class Pictures:
+class NumberedPictures:
     """Numbered pictures as a video.
 
     Attributes:
@@ -119,7 +119,7 @@ class Pictures:
 
 
 class Video:
-    """A video file that is open for reading; attributes as of `Pictures`.
+    """A video file that is open for reading; attributes as of `NumberedPictures`.
 
     Args:
         input: the container, closed by whoever opened it.
@@ -145,7 +145,7 @@ class Video:
                 f"{path}: {context.height}x{context.width} pixels, more than the limit of "
                 f"{max_pixels} (--max-pixels)"
             )
-        self.span = Span(input, begin, end)
+        self.span = TimeRange(input, begin, end)
         if self.span.begin is not None:
             early = max(0.0, begin - STEP_BACK)
             input.seek(int(early * 1e6) + (input.start_time or 0))
@@ -324,7 +324,7 @@ def is_cut(path: Path, container: Any) -> bool:
     return kind == "mpegts" and all(size % packet for packet in (188, 192, 204))
 
 
-class Span:
+class TimeRange:
     """The time asked for, and the shift that makes it begin at 0.
 
     Attributes:

@@ -21,7 +21,7 @@ from engine.render.batch import Wanted, chosen_method, size_text
 from engine.render.jobs import Job, share
 from engine.render.photo import LARGEST, compared_bands
 from engine.render.tiling import Grid
-from engine.render.video_read import Frame, Pictures, Video, open_video
+from engine.render.video_read import Frame, NumberedPictures, Video, open_video
 from engine.render.video_streams import Copies, copy_tags, kept_tags
 from engine.render.video_write import (
     CONTAINERS,
@@ -65,7 +65,7 @@ class VideoOptions:
             raise ConfigError(f"--fps: {float(self.rate):g} given; allowed: above 0, up to 1000")
 
 
-Source = Video | Pictures
+Source = Video | NumberedPictures
 Finish = Callable[[], object]
 
 
@@ -75,7 +75,7 @@ def open_source(job: Job, wanted: Wanted, options: VideoOptions) -> Iterator[Sou
     span = options.begin, options.end
     if job.source.is_dir():
         paths = [job.source / name for name in list_pictures(job.source)]
-        yield Pictures(paths, options.rate, wanted.max_pixels, *span)
+        yield NumberedPictures(paths, options.rate, wanted.max_pixels, *span)
         return
     with open_video(job.source, wanted.max_pixels, *span) as video:
         yield video
