@@ -24,7 +24,7 @@ from engine.evaluate.panels import (
     HEAD,
     LABEL,
     TILE,
-    Shown,
+    PanelColumn,
     comparison_panel,
     error_colours,
     fitted,
@@ -72,7 +72,9 @@ def test_a_panel_holds_the_crops_and_their_errors() -> None:
     low = resize_pil(truth, (24, 20))
     same, worse = truth.copy(), truth.copy()
     worse[30:60, 20:50] = 255 - worse[30:60, 20:50]
-    panel = comparison_panel("title", low, truth, [Shown("same", same), Shown("worse", worse)])
+    panel = comparison_panel(
+        "title", low, truth, [PanelColumn("same", same), PanelColumn("worse", worse)]
+    )
     top, left = most_different_crop([same, worse], 64)
     first = panel.shape[1] - 3 * (GAP + TILE)
     rows = slice(HEAD + LABEL, HEAD + LABEL + TILE)
@@ -94,7 +96,7 @@ def test_a_panel_holds_the_crops_and_their_errors() -> None:
 def test_nearest_and_bicubic_come_first_with_their_psnr() -> None:
     truth = photograph(48, 48)
     low = resize_pil(truth, (12, 12))
-    shown = with_baselines(low, truth, [Shown("model", truth, "exact")], EvalType())
+    shown = with_baselines(low, truth, [PanelColumn("model", truth, "exact")], EvalType())
     assert [item.label for item in shown] == ["nearest (PIL)", "bicubic (PIL, 8-bit)", "model"]
     error = (shown[1].picture.astype(float) - truth) / 255
     assert shown[1].figure == f"{-10 * np.log10((error**2).mean()):.2f} dB"

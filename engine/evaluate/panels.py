@@ -37,7 +37,7 @@ OVERVIEW = 2 * TILE + LABEL  # largest height of the whole picture as it is show
 
 
 @dataclass(frozen=True)
-class Shown:
+class PanelColumn:
     """A method's picture, uint8 (H, W, 3), and the line of figures above its crop."""
 
     label: str
@@ -63,7 +63,7 @@ def most_different_crop(pictures: Sequence[Image], side: int) -> tuple[int, int]
     return int(top), int(left)
 
 
-def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[Shown]) -> Image:
+def comparison_panel(title: str, low: Image, truth: Image, methods: Sequence[PanelColumn]) -> Image:
     """One picture of them all.
 
     Left: the whole truth, the crop marked. Then a column per method, its crop above its error
@@ -172,8 +172,8 @@ def captioned(pixels: Image, label: str, figure: str) -> Image:
 
 
 def with_baselines(
-    low: Image, truth: Image, methods: Sequence[Shown], kind: EvalType
-) -> list[Shown]:
+    low: Image, truth: Image, methods: Sequence[PanelColumn], kind: EvalType
+) -> list[PanelColumn]:
     """The methods, nearest and bicubic before all others, made where they are missing."""
     given = {shown.label: shown for shown in methods}
     first = []
@@ -181,7 +181,7 @@ def with_baselines(
         label = baselines.label(name)
         if label not in given:
             picture = baselines.enlarge(name, low, (truth.shape[0], truth.shape[1]))
-            given[label] = Shown(label, picture, psnr_text(picture, truth, kind))
+            given[label] = PanelColumn(label, picture, psnr_text(picture, truth, kind))
         first.append(given.pop(label))
     return [*first, *given.values()]
 
@@ -230,7 +230,7 @@ def training_panel(
         low, truth = middle_pair(wrapper.fetch(index), scale, side)
         with evaluating(model):
             picture = to_uint8(render_once(low, model, truth.shape[:2], **how))
-        shown = Shown("model", picture, psnr_text(picture, truth, EvalType()))
+        shown = PanelColumn("model", picture, psnr_text(picture, truth, EvalType()))
         methods = with_baselines(low, truth, [shown], EvalType())
         panels.append(comparison_panel(Path(name).name, low, truth, methods))
     width = max(panel.shape[1] for panel in panels)

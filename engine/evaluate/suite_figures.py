@@ -13,7 +13,7 @@ from datasets.images import write_rgb
 from engine.evaluate.charts import Line, figure_pixels, line_chart
 from engine.evaluate.evaluate import Picture, to_uint8
 from engine.evaluate.metrics import scale_text
-from engine.evaluate.panels import Shown, comparison_panel, with_baselines
+from engine.evaluate.panels import PanelColumn, comparison_panel, with_baselines
 from engine.evaluate.suite_data import Image, Pictures, Scale
 from engine.evaluate.tables import Series, published_rows
 from engine.render.jobs import target_names
@@ -89,7 +89,9 @@ class SuiteFigures:
         labels = [record["method"] for record in records]
         images, panels = self.paths(pictures, index, scale, labels)
         shown = [
-            Shown(record["method"], to_uint8(prediction), f"{record['values']['psnr']:.2f} dB")
+            PanelColumn(
+                record["method"], to_uint8(prediction), f"{record['values']['psnr']:.2f} dB"
+            )
             for record, prediction in zip(records, predictions, strict=True)
         ]
         for path, method in zip(images, shown, strict=False):
