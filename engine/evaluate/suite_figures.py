@@ -95,12 +95,12 @@ class SuiteFigures:
             for record, prediction in zip(records, predictions, strict=True)
         ]
         for path, method in zip(images, shown, strict=False):
-            save_picture(path, method.picture)
+            write_rgb(path, method.picture)
         for path in panels:
             data = pictures.data
             title = f"{data.title}, {pictures.name(index)}, x{scale_text(scale)}"
             compared = with_baselines(*pair, shown, data.eval_type(scale))
-            save_picture(path, comparison_panel(title, *pair, compared))
+            write_rgb(path, comparison_panel(title, *pair, compared))
 
     def write_chart(self, pictures: Pictures, note: str, methods: Sequence[Series]) -> None:
         """Write the chart of mean PSNR over the scales, if panels are wanted and it has two.
@@ -128,12 +128,7 @@ class SuiteFigures:
         ticks = sorted(zip(xs, [f"x{name}" for name in names], strict=True))
         figure = line_chart(pictures.data.title, f"PSNR in dB; {note}", lines, ticks)
         path = self.panels / fitting_name(f"{self.parts[pictures.data.name]}-psnr", ".png")
-        save_picture(path, figure_pixels(figure))
-
-
-def save_picture(path: Path, pixels: Image) -> None:
-    """Write uint8 (H, W, 3), its folder made where it is missing."""
-    write_rgb(path, pixels)
+        write_rgb(path, figure_pixels(figure))
 
 
 def file_part(text: str) -> str:
