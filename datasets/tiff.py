@@ -77,6 +77,8 @@ def read_layout(path: Path) -> Layout:
     more = samples - colours
     if more < 0 or (more > 1 and colours == 1) or (more and photometric in (PALETTE, YCBCR, LAB)):
         raise refusal(path, f"{model} with {samples} channels")
+    if more and colours == 1 and tags[284][0] == SEPARATE_PLANES:  # neither reader gets it right
+        raise refusal(path, f"{model} with {samples} channels in separate planes")
     if ASSOCIATED in extras[1:]:
         raise refusal(path, "alpha that isn't the first channel after the colours")
     if photometric == INKS and tags[332][0] != CMYK:

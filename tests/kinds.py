@@ -342,6 +342,19 @@ def tiffs_with_more_channels() -> Iterator[Kind]:
     options = {"extrasamples": [unspecified]}
     yield Kind("grey_and_more.tif", tiff(grey_alpha, "minisblack", **options), GREY)
     yield Kind("three_of_grey.tif", tiff(RGB, "minisblack"), "MINISBLACK with 3 channels")
+    floats = (grey_alpha / 255).astype(np.float32)
+    for name, photometric, extra, pixels, more_options in (
+        ("8", "minisblack", unassociated, grey_alpha, {}),
+        ("8_lzma", "minisblack", unassociated, grey_alpha, {"compression": "lzma"}),
+        ("16", "minisblack", unassociated, wide(grey_alpha), {"rowsperstrip": 5}),
+        ("float", "minisblack", associated, floats, {}),
+        ("white", "miniswhite", unassociated, inverted, {"rowsperstrip": 5}),
+        ("unexplained", "minisblack", unspecified, grey_alpha, {}),
+    ):
+        options = {"extrasamples": [extra], "planarconfig": "separate", **more_options}
+        refused = f"{photometric.upper()} with 2 channels in separate planes"
+        made = tiff(planes(pixels), photometric, **options)
+        yield Kind(f"two_planes_{name}.tif", made, refused)
 
 
 def tiffs_of_other_colours() -> Iterator[Kind]:
