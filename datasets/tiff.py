@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tifffile
 
 from utils import DataError
@@ -39,9 +40,10 @@ SEPARATE_PLANES = 2
 CMYK = 1
 UNTOLD = (-1,)
 # Tags that are looked at, and what they mean where absent: bits, compression, colour model,
-# channels, planes, tile width, ink set, meaning of extra channels, kind of number, subsampling.
+# channels, planes, palette, tile width, ink set, meaning of extra channels, kind of number,
+# subsampling.
 ABSENT: dict[int, tuple[int, ...]] = {
-    **{258: (1,), 259: (1,), 262: UNTOLD, 277: (1,), 284: (1,), 322: UNTOLD, 332: (CMYK,)},
+    **{258: (1,), 259: (1,), 262: UNTOLD, 277: (1,), 284: (1,), 320: (), 322: UNTOLD, 332: (CMYK,)},
     **{338: (), 339: (UNSIGNED,), 530: UNTOLD},
 }
 
@@ -79,6 +81,8 @@ def read_layout(path: Path) -> Layout:
         raise refusal(path, f"{model} with {samples} channels")
     if more and colours == 1 and tags[284][0] == SEPARATE_PLANES:  # neither reader gets it right
         raise refusal(path, f"{model} with {samples} channels in separate planes")
+    if photometric == PALETTE and len(tags[320]) < 3 * 2**bits:  # libvips would show the indices
+        raise damaged(path, ValueError(f"{len(tags[320])} of the palette's {3 * 2**bits} numbers"))
     if ASSOCIATED in extras[1:]:
         raise refusal(path, "alpha that isn't the first channel after the colours")
     if photometric == INKS and tags[332][0] != CMYK:
@@ -110,8 +114,8 @@ def read_tags(path: Path) -> dict[int, tuple[int, ...]]:
         with tifffile.TiffFile(path) as file:
             for tag in file.pages.first.tags:
                 if tag.code in tags:
-                    value = tag.value if isinstance(tag.value, tuple) else (tag.value,)
-                    tags[tag.code] = tuple(map(int, value)) or ABSENT[tag.code]
+                    numbers = tuple(map(int, np.ravel(tag.value)))
+                    tags[tag.code] = numbers or ABSENT[tag.code]
     except Exception as error:  # of damaged tags tifffile may raise nearly any exception
         raise damaged(path, error) from None
     return tags

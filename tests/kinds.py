@@ -367,6 +367,11 @@ def tiffs_of_other_colours() -> Iterator[Kind]:
         table = {320: (colours * 257).T.flatten().tolist()}
         name = f"palette{bits}.tif"
         yield Kind(name, plain_tiff(3, [bits], data, table), by_pillow)
+        short = {320: table[320][:-3]}
+        refused = f"{3 * 2**bits - 3} of the palette's {3 * 2**bits} numbers"
+        yield Kind(f"palette{bits}_short.tif", plain_tiff(3, [bits], data, short), refused)
+        refused = f"0 of the palette's {3 * 2**bits} numbers"
+        yield Kind(f"palette{bits}_missing.tif", plain_tiff(3, [bits], data), refused)
     yield Kind("cmyk.tif", saved(IMAGE.convert("CMYK")), by_pillow)
     yield Kind("cmyk_planar.tif", tiff(planes(CMYK), "separated", planarconfig="separate"), RGB, 1)
     yield Kind("cmyk16.tif", tiff(wide(CMYK), "separated"), wide(RGB), 257)
