@@ -23,6 +23,7 @@ TIFF_TAGS = (DESCRIPTION, 271, 272, 305, 306, 315, 33432, DETAILS, GPS)
 # Descriptions with which programs note how many pages, channels and dimensions are stored.
 STORAGE_NOTES = ("ImageJ=", '{"shape"', "<?xml")
 NO_RESOLUTION = (1.0, 1.0)  # pixels per mm
+LARGEST_RESOLUTION = 1e6  # pixels per mm, of libvips
 
 
 def read_metadata(path: Path, image: pyvips.Image | None) -> tuple[dict[str, bytes | str], int]:
@@ -96,27 +97,33 @@ def resolution_of(path: Path, image: pyvips.Image) -> tuple[float, float] | None
     """Pixels per inch along (rows, columns); libvips gives files that don't say 1 per mm or 72."""
     per_mm = image.yres, image.xres
     loader, unit = (field_of(image, name) for name in ("vips-loader", "resolution-unit"))
-    if {round(value * MM_PER_INCH, 1) for value in per_mm} == {72.0} and not says_resolution(path):
+    inches = {round(value * MM_PER_INCH, 1) for value in per_mm}
+    if inches == {72.0} and loader != "tiffload" and not says_resolution(path):
         return None
     if per_mm == NO_RESOLUTION:
         if loader == "pngload" or (loader == "tiffload" and unit is not None):
             return MM_PER_INCH, MM_PER_INCH  # these say so
         per_mm = exif_resolution_of(image)
-    if per_mm == NO_RESOLUTION or not all(0 < value < 1e6 for value in per_mm):
+    if per_mm == NO_RESOLUTION:
         return None
-    return round(per_mm[0] * MM_PER_INCH, 3), round(per_mm[1] * MM_PER_INCH, 3)
+    return possible_resolution(per_mm[0] * MM_PER_INCH, per_mm[1] * MM_PER_INCH)
+
+
+def possible_resolution(rows: float, columns: float) -> tuple[float, float] | None:
+    """Pixels per inch, rounded; None for what no picture can have or be written with."""
+    dpi = round(rows, 3), round(columns, 3)
+    return dpi if all(0 < value < LARGEST_RESOLUTION * MM_PER_INCH for value in dpi) else None
 
 
 def says_resolution(path: Path) -> bool:
-    """Whether a PNG or JPEG says its resolution."""
+    """Whether a PNG or JPEG says its resolution, as far as Pillow can tell."""
     try:
         with Image.open(path) as opened:
-            by_jpeg, by_png = opened.info.get("jfif_unit", 0), opened.format == "PNG"
-            return bool(by_jpeg or RESOLUTION[0] in opened.getexif()) or (
-                by_png and "dpi" in opened.info
-            )
-    except Exception:  # Pillow can't read it, and may say so by nearly any exception
-        return True
+            by_png = opened.format == "PNG" and "dpi" in opened.info
+            by_itself = by_png or bool(opened.info.get("jfif_unit", 0))
+            return by_itself or RESOLUTION[0] in opened.getexif()  # EXIF may be damaged
+    except Exception:  # Pillow may say so by nearly any exception
+        return False
 
 
 def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:
@@ -133,4 +140,4 @@ def exif_resolution_of(image: pyvips.Image) -> tuple[float, float]:
 def pillow_resolution(opened: Image.Image) -> tuple[float, float] | None:
     """The same of a file that Pillow has opened, which gives a TIFF that doesn't say 1 per inch."""
     columns, rows = opened.info.get("dpi", (0, 0))
-    return (round(float(rows), 3), round(float(columns), 3)) if min(columns, rows) > 1 else None
+    return possible_resolution(float(rows), float(columns)) if min(columns, rows) > 1 else None

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from datasets.images import (
+    WRITTEN_SUFFIXES,
     read_photo,
     read_rgb,
     read_size,
+    write_photo,
     write_rgb,
 )
 from tests.corrupt import corrupted_files, corruptions
@@ -176,6 +178,56 @@ def test_resolution_of_a_webp_in_other_units(tmp_path: Path) -> None:
         assert read_photo(tmp_path / "a.webp").dpi == expected
     Image.fromarray(noise(4, 5, 3)).save(tmp_path / "a.webp")
     assert read_photo(tmp_path / "a.webp").dpi is None
+
+
+@pytest.mark.parametrize("compression", ["lzma", "none"])  # read by Pillow, and by libvips
+def test_resolutions_that_cannot_be(tmp_path: Path, compression: str) -> None:
+    """They are none; the others stay, and either can be written."""
+    path = tmp_path / "a.tif"
+    for numerator, denominator, dpi in (
+        *((0, 0, None), (1, 0, None), (0, 1, None), (2**32 - 1, 1, None), (1, 2**32 - 1, None)),
+        *((25_400_000, 1, None), (25_000_000, 1, 25e6), (300, 1, 300.0), (301, 2, 150.5)),
+    ):
+        options: dict[str, Any] = {"resolution": ((200, 1), (7919, 1)), "resolutionunit": 2}
+        tifffile.imwrite(path, noise(4, 5, 3), compression=compression, **options)
+        content, given = path.read_bytes(), struct.pack("<II", 7919, 1)
+        assert content.count(given) == 1
+        path.write_bytes(content.replace(given, struct.pack("<II", numerator, denominator)))
+        photo = read_photo(path)
+        assert photo.dpi == (dpi and pytest.approx((dpi, 200.0), rel=1e-7))
+        for suffix in WRITTEN_SUFFIXES:
+            write_photo(tmp_path / f"b{suffix}", photo)
+
+
+def test_a_bmp_of_two_thousand_million_pixels_per_metre(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(encoded(".bmp"))
+    struct.pack_into("<ii", content, 38, 2**31 - 1, 2**31 - 1)
+    (tmp_path / "a.bmp").write_bytes(content)
+    photo = read_photo(tmp_path / "a.bmp")
+    assert photo.dpi is None
+    write_photo(tmp_path / "a.png", photo)
+    write_photo(tmp_path / "a.tif", photo)
+    assert capfd.readouterr().err == ""  # where GLib would complain
+
+
+@pytest.mark.parametrize("block", [b"rubbish", b"II*\0", b"II*\0\x08\0\0\0" + b"\xff" * 6])
+def test_resolution_beside_damaged_exif(tmp_path: Path, block: bytes) -> None:
+    """libvips takes 72 per inch from a damaged block; only what else says so counts."""
+    content = encoded(".png")
+    path = tmp_path / "a.png"
+    damaged = chunk(b"eXIf", block)
+    for per_metre, dpi in ((None, None), (2835, 72.0), (11811, 300.0)):
+        size = struct.pack(">IIB", per_metre or 0, per_metre or 0, 1)
+        before = chunk(b"pHYs", size) if per_metre else b""
+        path.write_bytes(content[:33] + before + damaged + content[33:])
+        found = read_photo(path).dpi
+        assert found == (dpi and pytest.approx((dpi, dpi), abs=0.01))
+    floats = noise(4, 5, 3).astype(np.float32) / 255  # which Pillow doesn't read
+    options: dict[str, Any] = {"resolution": ((72, 1), (72, 1)), "resolutionunit": 2}
+    tifffile.imwrite(tmp_path / "a.tif", floats, photometric="rgb", **options)
+    assert read_photo(tmp_path / "a.tif").dpi == (72.0, 72.0)
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
