@@ -21,7 +21,16 @@ from datasets.images import Photo, read_photo, write_photo
 from engine.render import ContinuousImage
 from engine.render.pixels import to_network
 from engine.render.resampling import resample_rows
-from engine.render.tiling import BAND, WINDOW, Grid, Layout, chunks, make_plan, positions
+from engine.render.tiling import (
+    BAND,
+    WINDOW,
+    Grid,
+    Layout,
+    chunks,
+    make_plan,
+    positions,
+    read_lengths,
+)
 from tests.tiled import in_one_piece, picture, tiled
 from utils import ConfigError, DataError
 
@@ -202,6 +211,18 @@ def test_plans_cover_every_pixel_within_the_budget(
     assert most[0] * most[1] <= WINDOW
     rows = max(bottom - top for top, bottom in plan.bands)
     assert rows == 1 or rows * grid.width * 3 <= BAND
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, WINDOW + 1), (2, 140_000), (2, 1_000_000)])
+@pytest.mark.parametrize("halo", [0, 35])
+def test_plans_of_pictures_wider_than_a_window(height: int, width: int, halo: int) -> None:
+    layout, grid = Layout((height, width), 1, 2, halo), Grid((height, width), height, width)
+    plan = make_plan(layout, grid, 3)
+    assert [plan.bands[0][0], plan.bands[-1][1]] == [0, height]
+    assert [plan.tiles[0][0], plan.tiles[-1][1]] == [0, width]
+    read = [max(read_lengths(layout, grid, axis, len(spans))) for axis, spans in enumerate(plan)]
+    assert WINDOW / 2 <= read[0] * read[1] <= WINDOW
+    assert 1 < len(plan.tiles) <= 60
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 1500))

@@ -217,8 +217,8 @@ def make_plan(layout: Layout, grid: Grid, pixel_bytes: int) -> Plan:
         if math.isfinite(least) and tiles > 2 * len(best.tiles):
             break  # more tiles mean more margin; nothing better follows
         widths, bands = read_lengths(layout, grid, 1, tiles), fewest
-        room = budget // max(widths)
-        while bands <= grid.height:
+        room = budget // max(widths)  # 0 where even a single row of a tile is too wide
+        while room and bands <= grid.height:
             heights = read_lengths(layout, grid, 0, bands)
             if max(heights) <= room:
                 if sum(heights) * sum(widths) < least:
