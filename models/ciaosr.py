@@ -100,6 +100,8 @@ class CiaoSR(ImplicitModel):
         halo: None: the cross-scale attention compares each code with all others.
     """
 
+    may_upsample = False
+
     def __init__(
         self,
         encoder_spec: Annotated[dict[str, Any], SpecOf(models_registry)],

@@ -40,6 +40,8 @@ class Fourier(ImplicitModel):
             (freq[k], freq[D/2 + k]).
     """
 
+    may_upsample = False
+
     def __init__(self, encoder_spec: dict[str, Any], hidden_dim: int, interleaved: bool) -> None:
         super().__init__(encoder_spec)
         self.interleaved = interleaved

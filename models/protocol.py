@@ -79,6 +79,8 @@ class ImplicitModel(nn.Module):
         reach: how many codes beyond a query's nearest decide its colour, those that `project`
             looks at included; None: any, and windows are the whole picture.
         passes: how many means over all queries are needed before the first colour.
+        may_upsample: whether the encoder may; not where codes lie on the input's pixels, which are
+            looked up with them.
         data_norm: the normalisation (`engine.config.DataNorm`) that the weights were trained
             with; set by what loads them, None where nothing is known.
         trained_scale: the largest enlargement that they were trained for, likewise.
@@ -86,6 +88,7 @@ class ImplicitModel(nn.Module):
 
     reach: int | None = 2
     passes: int = 0
+    may_upsample: bool = True
     data_norm: Any = None
     trained_scale: float | None = None
 
@@ -93,6 +96,11 @@ class ImplicitModel(nn.Module):
         super().__init__()
         self.encoder, self.channels = make_encoder(encoder_spec)
         self.upscale: int = getattr(self.encoder, "upscale", 1)
+        if self.upscale != 1 and not self.may_upsample:
+            raise ConfigError(
+                f"encoder_spec: an encoder that upsamples {self.upscale} times given; allowed: one "
+                "that doesn't (no_upsampling: true)"
+            )
         self.halo: int | None = getattr(self.encoder, "halo", None)
         self.window: int = getattr(self.encoder, "window", 0)
 

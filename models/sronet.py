@@ -134,6 +134,7 @@ class SRNO(ImplicitModel):
     """
 
     passes = 2
+    may_upsample = False
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from engine.render import ContinuousImage, tiling
 from tests import family_oracle
 from tests.commands import Commands
 from tests.conformance import DATA, float32, rng
-from utils import make_coord
+from utils import ConfigError, make_coord
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_FILLED = ("attn_mask", "relative_position_index", "escape_NaN")
@@ -43,6 +43,46 @@ SPECS: dict[str, dict[str, Any]] = {
         "mod_input": True,
     },
 }
+
+
+class Upsampling(nn.Conv2d):
+    """An encoder of 64 channels that doubles the size."""
+
+    out_dim, upscale = 64, 2
+
+    def __init__(self) -> None:
+        super().__init__(3, 64, 3, padding=1)
+
+    def forward(self, inp: Tensor) -> Tensor:
+        return super().forward(F.interpolate(inp, scale_factor=2))
+
+
+@pytest.mark.parametrize("scale", [2, 4, "64 channels"])
+@pytest.mark.parametrize("name", [*SPECS, "metasr"])
+def test_encoders_that_upsample(
+    name: str, scale: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They work, or are refused in one line where the input is looked up beside the codes."""
+    monkeypatch.setitem(models.models.models_registry.makers, "upsampling", Upsampling)
+    encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4, "scale": scale}}
+    if isinstance(scale, str):
+        encoder = {"name": "upsampling"}
+    spec = {"name": name, "args": {**SPECS.get(name, {}), "encoder_spec": encoder}}
+    times = 4 if scale == 4 else 2
+    if name in ("lmliif", "metasr"):
+        coord = make_coord((9, 11))[None]
+        cell = torch.tensor([2 / 9, 2 / 11]).expand_as(coord)
+        assert models.make(spec)(torch.zeros(1, 3, 5, 6), coord, cell).shape == (1, 99, 3)
+        return
+    with pytest.raises(ConfigError) as caught:
+        models.make(spec)
+    if name == "sronet" and scale in (2, 4):
+        assert str(caught.value) == "model.args.encoder_spec: gives 3 channels; allowed: 64"
+    else:
+        assert str(caught.value) == (
+            f"encoder_spec: an encoder that upsamples {times} times given; allowed: one that "
+            "doesn't (no_upsampling: true)"
+        )
 
 
 @cache
