@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -182,6 +183,19 @@ def test_a_newer_view_of_the_same_page_ends_an_older_one(monkeypatch: pytest.Mon
 def test_views_that_are_given_up_end_their_connection(host: str) -> None:
     assert ask(host, view_path(page="p", serial=2))[0] == 200
     assert ask(host, view_path(page="p", serial=1)) == (409, b"given up")
+
+
+@pytest.mark.parametrize("address", ["http://[/", "http://[::1/view", "http://]/photo"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_addresses_that_are_none_get_one_line(
+    host: str, address: str, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_connection(("127.0.0.1", int(host.split(":")[1])), timeout=60) as connection:
+        connection.sendall(f"{method} {address} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        head, body = connection.makefile("rb").read().split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body == b"no address (Invalid IPv6 URL)"
+    assert capfd.readouterr().err == ""
 
 
 def test_the_server_answers_what_the_page_asks(host: str) -> None:

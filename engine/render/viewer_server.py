@@ -11,7 +11,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import numpy as np
 
@@ -81,8 +81,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.carefully(self.upload)
 
+    def address(self) -> SplitResult:
+        try:
+            return urlsplit(self.path)
+        except ValueError as error:
+            raise ConfigError(f"no address ({error})") from None
+
     def get(self) -> None:
-        address = urlsplit(self.path)
+        address = self.address()
         query = {key: values[-1] for key, values in parse_qs(address.query).items()}
         photo = query.get("photo", "first")
         if address.path == "/":
@@ -112,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     def upload(self) -> None:
         """Take a photograph; no name is asked for, and none is looked at."""
         length = self.headers.get("Content-Length", "")
-        if urlsplit(self.path).path != "/photo" or not (length.isascii() and length.isdecimal()):
+        if self.address().path != "/photo" or not (length.isascii() and length.isdecimal()):
             self.refuse("no such page", 404)
         elif len(length) > 12 or int(length) > LARGEST_UPLOAD:
             self.refuse(f"{length[:12]} bytes given; allowed: up to {LARGEST_UPLOAD}", 413)
