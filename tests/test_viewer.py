@@ -185,6 +185,22 @@ def test_views_that_are_given_up_end_their_connection(host: str) -> None:
     assert ask(host, view_path(page="p", serial=1)) == (409, b"given up")
 
 
+@pytest.mark.parametrize(("header", "ends"), [("close", True), ("keep-alive", False)])
+def test_a_connection_ends_if_the_page_asks_for_it(host: str, header: str, ends: bool) -> None:
+    for path in ("/describe", view_path()):
+        connection = http.client.HTTPConnection(host, timeout=60)
+        connection.request("GET", path, headers={"Connection": header})
+        assert connection.getresponse().read()
+        assert connection.sock is not None
+        connection.sock.settimeout(10 if ends else 0.2)
+        if ends:
+            assert connection.sock.recv(1) == b""
+        else:
+            with pytest.raises(TimeoutError):
+                connection.sock.recv(1)
+        connection.close()
+
+
 @pytest.mark.parametrize("address", ["http://[/", "http://[::1/view", "http://]/photo"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_addresses_that_are_none_get_one_line(

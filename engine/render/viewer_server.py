@@ -113,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         sent = self.wfile.write(first.tobytes())
         for stripe in stripes:
             sent += self.wfile.write(stripe.tobytes())
-        self.close_connection = sent < 3 * view.height * view.width
+        if sent < 3 * view.height * view.width:
+            self.close_connection = True
 
     def upload(self) -> None:
         """Take a photograph; no name is asked for, and none is looked at."""
