@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import demo
@@ -219,10 +221,32 @@ def test_bands_of_a_resize_are_the_whole_resize(kind: str, size: tuple[int, int]
     planes = [Image.fromarray(pixels[..., channel].astype(np.float32)) for channel in range(3)]
     whole = np.stack([plane.resize(size[::-1], FILTERS[kind]) for plane in planes], axis=-1)
     difference = np.abs(np.concatenate(bands) - whole.clip(0, 255))
-    if kind != "nearest":
-        assert difference.max() <= 0.501
-    elif size == (80, 150):  # else some pixels lie between two, and either is right
-        assert difference.max() == 0
+    assert difference.max() <= (0 if kind == "nearest" else 0.501)
+
+
+@given(
+    length=st.integers(1, 60),
+    count=st.integers(1, 150),
+    start=st.sampled_from([0, 0.25, 1 / 3, 0.5]),
+    stop=st.sampled_from([1, 0.9, 0.75]),
+    rows=st.integers(1, 20),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+)
+@example(length=28, count=42, start=0, stop=1, rows=5, dtype=np.uint8)  # ties
+@settings(max_examples=100, deadline=None)
+def test_bands_by_nearest_are_pillows_whole(
+    length: int, count: int, start: float, stop: float, rows: int, dtype: Any
+) -> None:
+    box = (start * length, start * 7, stop * length, stop * 7)
+    pixels = picture(length, 7, 1, dtype)
+    grid = Grid((length, 7), count, 9, box)
+    tops = range(0, count, rows)
+    bands = [resample_rows(pixels, grid, (top, min(top + rows, count)), "nearest") for top in tops]
+    plane = Image.fromarray(pixels[..., 0].astype(np.int32))
+    whole = plane.resize((9, count), Image.Resampling.NEAREST, box=(box[1], box[0], box[3], box[2]))
+    given = np.concatenate(bands)[..., 0]
+    assert given.dtype == dtype
+    np.testing.assert_array_equal(given, np.asarray(whole))
 
 
 def test_a_resize_of_16_bits_keeps_them() -> None:

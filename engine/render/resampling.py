@@ -10,7 +10,7 @@ from PIL import Image
 from datasets.resize import FILTERS
 from engine.render.tiling import Grid, Span
 
-RADIUS = {"nearest": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # in pixels of the coarser grid
+RADIUS = {"bilinear": 1, "bicubic": 2, "lanczos": 3}  # in pixels of the coarser grid
 
 
 def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicubic") -> np.ndarray:
@@ -25,6 +25,8 @@ def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicub
     Returns:
         (rows, grid.width, C) of the dtype of pixels.
     """
+    if kind == "nearest":
+        return nearest_rows(pixels, grid, rows)
     top, left, bottom, right = grid.area
     step = (bottom - top) / grid.height
     first, last = top + rows[0] * step, top + rows[1] * step
@@ -47,3 +49,21 @@ def resample_rows(pixels: np.ndarray, grid: Grid, rows: Span, kind: str = "bicub
             resized = resized.round().clip(0, np.iinfo(pixels.dtype).max)
         channels.append(resized.astype(pixels.dtype))
     return np.stack(channels, axis=-1)
+
+
+def nearest_rows(pixels: np.ndarray, grid: Grid, rows: Span) -> np.ndarray:
+    """`resample_rows` by nearest: the pixels that Pillow takes for the whole grid, ties included.
+
+    Pillow adds up steps, so which of two pixels equally near it takes depends on where it starts.
+    """
+    top, left, bottom, right = grid.area
+    down = nearest_places(pixels.shape[0], (top, bottom), grid.height)[rows[0] : rows[1]]
+    across = nearest_places(pixels.shape[1], (left, right), grid.width)
+    return pixels[down[:, None], across]
+
+
+def nearest_places(length: int, part: tuple[float, float], count: int) -> np.ndarray:
+    """Which of `length` pixels Pillow shows at `count` places of a part of them: (count,)."""
+    numbers = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    box = (part[0], 0, part[1], 1)
+    return np.asarray(numbers.resize((count, 1), FILTERS["nearest"], box=box))[0]
