@@ -416,6 +416,26 @@ def test_configuration_files(commands: Commands, scene: Path, kind: str) -> None
 # Sizes and places of results
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "given"),
+    [
+        ("--resolution", "1e300,1", r"1e\+300x1"),
+        ("--resolution", "1" + "0" * 60 + ",5", r"1e\+60x5"),
+        ("--resolution", "10000001,4", "10000001x4"),
+        ("--scale", "1e300", r"\S{1,15}e\+30\dx\S{1,15}e\+30\d"),
+        ("--scale", "1e308", r"\S{1,20}e\+308x\S{1,20}e\+308"),  # the product is infinite
+    ],
+)
+def test_sizes_of_many_digits(
+    commands: Commands, scene: Path, option: str, value: str, given: str
+) -> None:
+    arguments = command_for("demo")[:-2]
+    ended = commands.run(*arguments, option, value, folder=scene)
+    assert ended.code == 2
+    words = f"{given} pixels asked for; allowed: up to 10000000 a side"
+    assert re.search(f"(^|[ :]){words}$", ended.line), ended.line
+
+
 @pytest.mark.parametrize("value", ["0,5", "5", "a,b", "-3,4", "5,", "1e9,1", "", "4,4,4"])
 def test_resolutions(commands: Commands, scene: Path, value: str) -> None:
     arguments = command_for("demo")[:-2]

@@ -80,6 +80,14 @@ def test_without_a_detail_the_film_ends_eight_times_enlarged() -> None:
     assert film.boxes[-1] == pytest.approx((487.5, 731.25, 512.5, 768.75))
 
 
+@pytest.mark.parametrize("resolution", [(10**300, 2), (4, 10**7 + 1)])
+def test_frames_too_large_are_refused(resolution: tuple[int, int]) -> None:
+    given = "x".join(f"{side:.15g}" for side in resolution)
+    with pytest.raises(ConfigError) as caught:
+        plan_film((100, 100), resolution)
+    assert str(caught.value) == f"{given} pixels asked for; allowed: up to 10000000 a side"
+
+
 def test_the_motion_is_even() -> None:
     """Half-way in time is half-way in zoom: the geometric mean of both ends."""
     film = plan_film((256, 256), (32, 32), (128, 128, 132, 132), frames=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -52,11 +53,17 @@ def find_grid(
         height, width = resolution
     else:
         assert scale is not None
-        height = max(1, round((bottom - top) * scale[0]))
-        width = max(1, round((right - left) * scale[1]))
-    if max(height, width) > LARGEST:
-        raise ConfigError(f"{height}x{width} pixels asked for; allowed: up to {LARGEST} a side")
+        sides = (bottom - top) * scale[0], (right - left) * scale[1]  # may be infinite
+        height, width = (max(1, round(min(side, sys.float_info.max))) for side in sides)
+    check_sides(height, width)
     return Grid(size, height, width, box)
+
+
+def check_sides(height: int, width: int) -> None:
+    """Raises ConfigError, in few digits, for more pixels a side than libvips handles."""
+    if max(height, width) > LARGEST:
+        given = "x".join(f"{min(side, sys.float_info.max):.15g}" for side in (height, width))
+        raise ConfigError(f"{given} pixels asked for; allowed: up to {LARGEST} a side")
 
 
 def checked_grid(

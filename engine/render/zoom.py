@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets.encoders import to_8_bits
 from engine.render.continuous_image import ContinuousImage
-from engine.render.photo import Rendering, reduces
+from engine.render.photo import Rendering, check_sides, reduces
 from engine.render.pixels import rgb
 from engine.render.resampling import resample_rows
 from engine.render.tiling import Box, Grid
@@ -53,6 +53,7 @@ def plan_film(
     if resolution is None:
         shrink = LONGER_SIDE / max(size)
         resolution = (round(size[0] * shrink), round(size[1] * shrink))
+    check_sides(*resolution)
     height, width = (max(2, length + length % 2) for length in resolution)
     # The largest part of the frames' shape, in the middle.
     step = min(size[0] / height, size[1] / width)
