@@ -65,8 +65,9 @@ def fitting_weights(model: nn.Module, state: Any, name: str) -> Mapping[str, Ten
         if isinstance(state[key], Tensor)
         and state[key].is_floating_point() != expected[key].is_floating_point()
     ]
-    weights = [key for key, _ in model.named_parameters() if key in state and not kinds]
-    spoilt = [key for key in weights if not (misfits or bool(state[key].isfinite().all()))]
+    weights = [] if misfits or kinds else [key for key, _ in model.named_parameters()]
+    real = [key for key in weights if key in state and not state[key].is_meta]
+    spoilt = [key for key in real if not bool(state[key].isfinite().all())]
     problems = {
         "missing": missing,
         "unknown": strangers,

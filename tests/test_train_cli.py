@@ -149,7 +149,7 @@ def bad(**changes: object) -> str:
         (bad(train_dataset__wrapper__args__inp_size=50), (), 1, "pictures/"),
         (bad(train_dataset__wrapper__args__sample_q=5000), (), 1, "sample_q 5000"),
         (bad(loss={"name": "l2"}), (), 2, "loss.name: 'l2' given; allowed: "),
-        (bad(loss={"gradient": 0.5}), (), 2, "loss.gradient: 0.5 given beside train_dataset"),
+        (bad(loss={"gradient": 0.5}), (), 2, "loss.gradient: 0.5 given beside the scattered"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_a_line(
