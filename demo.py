@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
-from datasets.decoding import loader_of
+from datasets.decoding import loader_of_file
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES
 from engine import distributed
 from engine.distributed import Processes
@@ -265,17 +265,10 @@ def find_model(
 
 def tell_of_photo_model(options: argparse.Namespace, sources: Iterable[Path]) -> None:
     """Say in one line, of JPEG files and where no model is named, that one is made for them."""
-    if options.baseline is None and not options.model and any(map(is_jpeg, sources)):
+    if options.baseline is not None or options.model:
+        return
+    if any(loader_of_file(path) == "jpegload" for path in sources):
         say(f"JPEG: --model {PHOTO.stem} takes blocks and noise away, the default sharpens them")
-
-
-def is_jpeg(path: Path) -> bool:
-    """Whether a file starts as a JPEG, whatever its name says."""
-    try:
-        with path.open("rb") as file:
-            return loader_of(file.read(16)) == "jpegload"
-    except OSError:  # reading says why
-        return False
 
 
 def look_into(options: argparse.Namespace) -> None:

@@ -102,6 +102,15 @@ def loader_of(start: bytes) -> str | None:
     return None
 
 
+def loader_of_file(path: Path) -> str | None:
+    """`loader_of` a file, by its content; None where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return loader_of(file.read(16))
+    except OSError:
+        return None
+
+
 def open_picture(path: Path, max_pixels: int = MAX_PIXELS, setting: str = "max_pixels") -> Picture:
     """A file's picture, its header checked; arguments and errors as for `images.read_photo`."""
     with file_errors(path, "read"), path.open("rb") as file:

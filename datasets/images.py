@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .decoding import MAX_PIXELS, loader_of, open_picture
+from .decoding import MAX_PIXELS, loader_of_file, open_picture
 from .encoders import to_8_bits
 from .metadata import read_metadata
 from .writers import WRITTEN_SUFFIXES, Writer
@@ -23,7 +23,7 @@ __all__ = [
     "SUFFIXES",
     "WRITTEN_SUFFIXES",
     "Photo",
-    "loader_of",
+    "loader_of_file",
     "open_writer",
     "page_count",
     "read_photo",

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils import DataError, natural_key
 
 from .files import file_errors
-from .images import SUFFIXES, loader_of
+from .images import SUFFIXES, loader_of_file
 from .known import how_to_get
 
 # What file managers and network disks leave behind; hidden files are passed over as well.
@@ -146,13 +146,7 @@ def is_picture(path: Path) -> bool:
     """
     if os.path.exists(path) and not os.path.isfile(path):
         return False
-    if path.name.lower().endswith(SUFFIXES):
-        return True
-    try:
-        with path.open("rb") as file:
-            return loader_of(file.read(16)) is not None
-    except OSError:
-        return False
+    return path.name.lower().endswith(SUFFIXES) or loader_of_file(path) is not None
 
 
 def sort_names(names: Sequence[str]) -> list[str]:

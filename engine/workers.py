@@ -49,15 +49,14 @@ class Made(Dataset[Any]):
         self.make = make
 
     def __getitem__(self, keys: Any) -> Any:
-        if get_worker_info() is None:
-            try:
-                return self.make(keys)
-            except StopIteration as error:  # which PyTorch would take for the end of the data
-                raise RuntimeError("StopIteration raised where an item is made") from error
         try:
             return self.make(keys)
         except BaseException as error:  # a SystemExit or KeyboardInterrupt of the user's as well
-            return Failure.of(error)
+            if get_worker_info() is not None:
+                return Failure.of(error)
+            if isinstance(error, StopIteration):  # PyTorch would take it for the end of the data
+                raise RuntimeError("StopIteration raised where an item is made") from error
+            raise
 
 
 class Failure(NamedTuple):

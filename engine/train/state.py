@@ -75,9 +75,9 @@ class TrainState:
             averages: list[Tensor] = list(self.ema.parameters())
             weights: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(averages, weights, 1 - keep)
-            # Such as the statistics of batch normalisation, which are averages themselves.
-            for own, current in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-                own.copy_(current)
+            buffers = list(self.ema.buffers())
+            if buffers:  # such as statistics of batch normalisation, which are averages themselves
+                torch._foreach_copy_(buffers, list(self.model.buffers()))
 
     def progress(self, steps_per_epoch: int) -> int:
         """Steps up to here had all epochs been as long as they are now: what schedules go by.
