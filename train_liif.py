@@ -65,7 +65,7 @@ def main() -> int:
             return error.exit_code
         raise
     if distributed.wants_launch(arguments.gpu):
-        return distributed.launch(arguments.gpu, __file__, sys.argv[1:])
+        distributed.launch(arguments.gpu, __file__, sys.argv[1:])
     options = Options(
         resume=arguments.resume,
         resume_anyway=arguments.resume_anyway,

@@ -209,13 +209,13 @@ def wants_launch(gpu: str | None) -> bool:
     return len(parse_gpu(gpu)) > 1 and "WORLD_SIZE" not in os.environ
 
 
-def launch(gpu: str, script: str, arguments: Sequence[str]) -> int:
-    """Run a script once per device of `--gpu` on this machine, as torchrun would.
+def launch(gpu: str, script: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a script once per device of `--gpu` on this machine, as torchrun would, and end with it.
 
-    Returns:
-        The exit code of the run.
+    This process ends without Python's tidying up: after a signal, torch leaves threads of its own
+    running, and one run of some hundred was aborted by their end instead of giving its exit code.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -233,16 +233,17 @@ def launch(gpu: str, script: str, arguments: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=1,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # by default folders that stay in /tmp
     )
     try:
         elastic_launch(config, sys.executable)("-u", script, *arguments)
     except ChildFailedError as error:
         ends = [End(end.timestamp, rank, end.exitcode) for rank, end in error.failures.items()]
         tell_of_silent_end(ends, count)
-        return max((end.code for end in ends if end.code > 0), default=1)
+        os._exit(max((end.code for end in ends if end.code > 0), default=1))
     except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0
+        os._exit(128 + int(error.sigval))
+    os._exit(0)
 
 
 class End(NamedTuple):

@@ -313,6 +313,31 @@ def test_gpu_option_starts_the_processes(root: Path, folder: Path, calm: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", [0, 2, 143])
+def test_what_torch_leaves_behind_does_not_change_the_exit_code(
+    root: Path, tmp_path: Path, code: int
+) -> None:
+    """An abort while the launcher's process is tidied up, as a thread of torch's may cause."""
+    script = tmp_path / "rank.py"
+    end = "os.kill(os.getppid(), 15); signal.pause()" if code == 143 else f"sys.exit({code})"
+    script.write_text(f"import os, signal, sys\nif os.environ['RANK'] == '0': {end}\n")
+    launcher = (
+        "import atexit, os, sys; from engine import distributed; atexit.register(os.abort); "
+        "distributed.launch('0,1', sys.argv[1], [])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", launcher, str(script)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert list(tmp_path.iterdir()) == [script]
+
+
+@pytest.mark.slow
 def test_torchrun_restarts_and_goes_on(root: Path, folder: Path, calm: Path) -> None:
     """`torchrun --max-restarts`: a process is killed, and the run ends as if it had not been."""
     arguments = ["--nproc_per_node=2", "--max-restarts=3", "--monitor-interval=1", "--standalone"]
