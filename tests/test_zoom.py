@@ -171,6 +171,17 @@ def test_a_place_that_takes_no_film_is_refused(photo: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4", "film.mkv", "film.webm"])
+def test_a_size_that_no_encoder_takes_is_refused_before_a_frame_is_made(
+    name: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    where = ["--input", "photo.png", "--zoom-video", name, "--resolution", "100000,100000"]
+    with pytest.raises(DataError, match=rf"^{name}: frames of 100000x100000 pixels can't be"):
+        demo.main([*where, "--baseline", "bicubic"])
+    assert os.listdir() == ["photo.png"]
+
+
 @pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
 def test_a_missing_package_is_named(
     name: str, photo: Path, monkeypatch: pytest.MonkeyPatch

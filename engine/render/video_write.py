@@ -92,6 +92,9 @@ class VideoWriter:
         output: the container, from `open_output`.
         size: (height, width) of the pictures, upright.
         look: of the video that they are made of; the file's own is the attribute `look`.
+
+    Raises:
+        DataError: the encoder takes no frames of that size.
     """
 
     def __init__(self, output: Output, size: tuple[int, int], look: Look, quality: int) -> None:
@@ -114,7 +117,14 @@ class VideoWriter:
         os.environ.setdefault("SVT_LOG", "1")  # errors alone, of libsvtav1
         self.stream = self.container.add_stream(encoder, rate=look.rate, options=options)
         self.clock = GIF_CLOCK if self.gif else look.time_base
-        self.prepare(self.stream.codec_context, encoder == "libx265" and output.ending == ".mp4")
+        context = self.stream.codec_context
+        self.prepare(context, encoder == "libx265" and output.ending == ".mp4")
+        try:
+            context.open(strict=False)
+        except self.av.FFmpegError as error:
+            height, width = self.padded
+            given = f"{output.path}: frames of {width}x{height} pixels"
+            raise DataError(f"{given} can't be encoded by {encoder}; try another size") from error
         self.graph: Any = None
 
     def prepare(self, context: Any, apple: bool) -> None:
