@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import math
 import os
 import signal
 import sys
-import uuid
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn
+from subprocess import Popen
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,9 @@ from utils import ConfigError, DataError, UserError
 TIMEOUT = timedelta(minutes=15)
 # Exit codes of ends that the process itself has told of: see `runtime.run_script` and `signals`.
 SPOKEN = (1, 2, 130, 143)
+GRACE = 30  # seconds that processes have to end, once one of them has failed
+PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+POLL = 0.1  # seconds between two looks at them
 LOST_PEER = ("gloo/transport", "NCCL")  # where their errors are plain RuntimeErrors
 
 
@@ -210,64 +214,83 @@ def wants_launch(gpu: str | None) -> bool:
 
 
 def launch(gpu: str, script: str, arguments: Sequence[str]) -> NoReturn:
-    """Run a script once per device of `--gpu` on this machine, as torchrun would, and end with it.
+    """Run a script once per device of `--gpu` on this machine, and end with its exit code.
 
-    This process ends without Python's tidying up: after a signal, torch leaves threads of its own
-    running, and one run of some hundred was aborted by their end instead of giving its exit code.
+    What torchrun does, but for one thing: a signal that comes while processes are being started
+    reaches all of them; torch's launcher leaves some behind.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     count = len(parse_gpu(gpu))
     if torch.cuda.is_available():
         choose_device(gpu)  # refuses a device that is not there, once instead of once per process
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=1,
-        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # by default folders that stay in /tmp
-    )
+    # Kept here, so that its port is known before a process starts.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(count),
+    }
+    given: list[int] = []
+    for name in PASSED_ON:
+        number = getattr(signal, name, None)  # Windows lacks two of them
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
+            signal.signal(number, lambda number, _: given.append(number))
+    processes: list[Popen[bytes]] = []
     try:
-        elastic_launch(config, sys.executable)("-u", script, *arguments)
-    except ChildFailedError as error:
-        ends = [End(end.timestamp, rank, end.exitcode) for rank, end in error.failures.items()]
-        tell_of_silent_end(ends, count)
-        os._exit(max((end.code for end in ends if end.code > 0), default=1))
-    except SignalException as error:
-        os._exit(128 + int(error.sigval))
-    os._exit(0)
+        for rank in map(str, range(count)):
+            processes.append(
+                Popen(
+                    [sys.executable, "-u", script, *arguments],
+                    env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+                    start_new_session=True,  # a signal to the whole group would come twice
+                )
+            )
+        code = wait_for_all(processes, given)
+    finally:
+        for process in processes:
+            process.kill()
+    os._exit(code)  # not by Python's tidying up: threads of a store have aborted a process there
 
 
-class End(NamedTuple):
-    """When a process was found to have ended badly (whole seconds), its rank, its exit code."""
+def wait_for_all(processes: Sequence[Popen[bytes]], given: Sequence[int]) -> int:
+    """Wait until all have ended, and pass on the signals that are added to `given` meanwhile.
 
-    time: int
-    rank: int
-    code: int  # negative for a signal
-
-
-def tell_of_silent_end(ends: Iterable[End], count: int) -> None:
-    """Say which process ended a run, where it could not say so itself.
-
-    Its peers may be silent too: what waits in NCCL is ended by the launcher, which comes later.
+    Returns:
+        0; 128 and more after a signal; else the exit code of the first that failed, 1 for a signal.
     """
+    passed, last = 0, math.inf
+    first: list[tuple[int, int]] = []  # of those that were found at once to have failed
+    while True:
+        codes = [process.poll() for process in processes]
+        if any(codes) and not first:
+            first = [(rank, code) for rank, code in enumerate(codes) if code]
+            last = time.monotonic() + GRACE
+            if not given:
+                tell_of_silent_end(first, len(processes))
+        if None not in codes:
+            break
+        new = given[passed:]
+        for process in processes:
+            for number in new:
+                process.send_signal(number)
+            if time.monotonic() > last:
+                process.kill()
+        passed += len(new)
+        time.sleep(POLL)
+    if not first:
+        return 0
+    return 128 + given[0] if given else max(1, first[0][1])
 
-    def order(end: End) -> tuple[int, int]:
-        # Within a second: a peer that lost it says so, and the launcher sends SIGTERM.
-        return end.time, 2 if end.code == -signal.SIGTERM else int(end.code in SPOKEN)
 
-    first = min(ends, key=order)
-    if first.code not in SPOKEN:
-        how = signal.Signals(-first.code).name if first.code < 0 else f"exit code {first.code}"
-        say(
-            f"error: process {first.rank} of {count} (from 0) was ended by {how}; go on from the "
-            "last checkpoint with --resume auto"
-        )
+def tell_of_silent_end(failed: Iterable[tuple[int, int]], count: int) -> None:
+    """Say which process, by rank and exit code, ended a run where none could say so itself."""
+    for rank, code in failed:
+        if code not in SPOKEN:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            say(
+                f"error: process {rank} of {count} (from 0) was ended by {how}; go on from the "
+                "last checkpoint with --resume auto"
+            )
+            return

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.distributed import End, Processes, tell_of_silent_end
+from engine import distributed
+from engine.distributed import Processes, wait_for_all
 from engine.loader import Batches, per_process, share
 from engine.weights.checkpoint import load_checkpoint
 from tests.runs import RUN, SAVE, WarmRuns, outcome, wait_for, write_config
@@ -249,31 +250,65 @@ def command(root: Path, folder: Path, *arguments: str) -> Any:
         process.wait(30)
 
 
+OBEYS = "trap 'exit 143' TERM; echo; while :; do sleep 0.01; done"
+LASTS = "echo; exec sleep 100"
+
+
 @pytest.mark.parametrize(
-    ("ends", "said"),
+    ("scripts", "code", "said"),
     [
-        ([(5, 1, -signal.SIGKILL)], (1, "SIGKILL")),
-        ([(5, 0, 1), (5, 3, -signal.SIGSEGV)], (3, "SIGSEGV")),
-        ([(5, 0, -signal.SIGTERM), (5, 1, -signal.SIGKILL)], (1, "SIGKILL")),
-        ([(35, 0, -signal.SIGKILL), (5, 2, 99)], (2, "exit code 99")),
-        ([(5, 0, -signal.SIGTERM), (5, 1, 1)], None),
-        ([(35, 0, -signal.SIGKILL), (5, 1, 1)], None),
-        ([(5, 0, 2), (5, 1, 2)], None),
-        ([(5, 0, 143)], None),
+        (["exit 0", "exit 0"], 0, None),
+        (["exit 1", "kill -9 $$"], 1, (1, "SIGKILL")),
+        (["exit 1", "exit 0", "kill -SEGV $$"], 1, (2, "SIGSEGV")),
+        (["exit 99", "exit 1"], 99, (0, "exit code 99")),
+        (["exit 2", "exit 2"], 2, None),
+        ([LASTS, "exit 2"], 2, None),
+        (["kill -9 $$", OBEYS, LASTS], 1, (0, "SIGKILL")),
     ],
 )
 def test_the_launcher_tells_of_a_process_that_could_not(
-    ends: list[tuple[int, int, int]],
+    scripts: list[str],
+    code: int,
     said: tuple[int, str] | None,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Not of one that has said a line, nor of those that the launcher itself has ended then."""
-    tell_of_silent_end([End(*end) for end in ends], 4)
+    monkeypatch.setattr(distributed, "GRACE", 1)
+    processes = [subprocess.Popen(["sh", "-c", script]) for script in scripts]
+    for process, script in zip(processes, scripts, strict=True):
+        if script not in (LASTS, OBEYS):
+            process.wait()
+    assert wait_for_all(processes, []) == code
+    assert all(process.returncode is not None for process in processes)
     advice = "go on from the last checkpoint with --resume auto"
     line = ""
     if said is not None:
-        line = f"error: process {said[0]} of 4 (from 0) was ended by {said[1]}; {advice}\n"
+        number, how = said
+        line = f"error: process {number} of {len(scripts)} (from 0) was ended by {how}; {advice}\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("scripts", "given", "code"),
+    [
+        ([OBEYS, OBEYS], [signal.SIGTERM], 143),
+        ([OBEYS, LASTS], [signal.SIGTERM], 143),
+        ([OBEYS, "trap '' TERM; echo; sleep 1; exit 0"], [signal.SIGTERM], 143),
+        (["trap '' INT; " + LASTS, OBEYS], [signal.SIGINT, signal.SIGTERM], 130),
+        (["echo; sleep 0.5", "trap '' TERM; echo; sleep 0.5"], [], 0),
+    ],
+)
+def test_the_launcher_passes_signals_on(
+    scripts: list[str], given: list[int], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processes = [subprocess.Popen(["sh", "-c", text], stdout=subprocess.PIPE) for text in scripts]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()  # the traps are set
+    assert wait_for_all(processes, given) == code
+    assert all(process.returncode is not None for process in processes)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
@@ -313,28 +348,44 @@ def test_gpu_option_starts_the_processes(root: Path, folder: Path, calm: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [0, 2, 143])
-def test_what_torch_leaves_behind_does_not_change_the_exit_code(
-    root: Path, tmp_path: Path, code: int
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("pass", 0),
+        ("sys.exit(2)", 2),
+        ("os.kill(os.getppid(), signal.SIGTERM)", 143),
+        ("os.kill(os.getppid(), signal.SIGINT)", 130),
+        ("os.kill(os.getppid(), signal.SIGHUP)", 129),
+    ],
+)
+def test_the_launcher_ends_with_its_processes(
+    root: Path, tmp_path: Path, what: str, code: int
 ) -> None:
-    """An abort while the launcher's process is tidied up, as a thread of torch's may cause."""
+    """Also by a signal while it starts them, and where an abort is near at its own end."""
     script = tmp_path / "rank.py"
-    end = "os.kill(os.getppid(), 15); signal.pause()" if code == 143 else f"sys.exit({code})"
-    script.write_text(f"import os, signal, sys\nif os.environ['RANK'] == '0': {end}\n")
+    rest = "; signal.pause()" if code > 128 else ""
+    script.write_text(
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "Path(__file__).with_name(str(os.getpid())).touch()\n"
+        f"if os.environ['RANK'] == '0': {what}{rest}\nelse: pass{rest}\n"
+    )
     launcher = (
         "import atexit, os, sys; from engine import distributed; atexit.register(os.abort); "
-        "distributed.launch('0,1', sys.argv[1], [])"
+        "distributed.launch('0,1,2', sys.argv[1], [])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", launcher, str(script)],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-        capture_output=True,
+        capture_output=True,  # which waits for all that hold its other end
         text=True,
         timeout=240,
     )
     assert ended.returncode == code, ended.stderr
-    assert list(tmp_path.iterdir()) == [script]
+    script.unlink()
+    started = [path.name for path in tmp_path.iterdir()]
+    assert all(pid.isdigit() for pid in started)
+    assert not any(Path("/proc", pid).exists() for pid in started)
 
 
 @pytest.mark.slow
