@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from registry import AtLeast
 from utils import ConfigError, DataError
@@ -38,14 +39,15 @@ from .transforms import (
 Size = tuple[int, int]
 Count = Annotated[int, AtLeast(1)]
 Scale = Annotated[float, AtLeast(1)]
+ROUNDING = 1e-3  # how far outside [0, 1] colours of a data set of the user's may lie
 
 
 class Wrapper:
     """What the wrappers share; each adds how it plans an item.
 
     Args:
-        dataset: has a length and items that are a picture (3, H, W) or a tuple of them, float32 in
-            [0, 1]; its `pixels(i)`, `sizes(i)` and `names(i)` are used when it has them.
+        dataset: has a length and items that are a picture (3, H, W) or a tuple of them, float in
+            [0, 1] or uint8; its `pixels(i)`, `sizes(i)` and `names(i)` are used when it has them.
         pictures: number of pictures that an item of the data set must have.
         sample_q: number of target pixels, drawn without replacement; all when absent.
         sample_patch: these are a square patch, whose side is the root of sample_q; else they lie
@@ -113,15 +115,42 @@ class Wrapper:
         raise NotImplementedError
 
     def fetch(self, index: int) -> tuple[np.ndarray, ...]:
-        """The pictures (H, W, 3) of an item: uint8, or float32 where the data set has no more."""
+        """The pictures (H, W, 3) of an item: uint8, or float32 where the data set has no `pixels`.
+
+        Raises:
+            DataError: they are none, or a file can't be read.
+        """
         if hasattr(self.dataset, "pixels"):
             pictures = self.dataset.pixels(index)
-        else:
-            item = self.dataset[index]
-            tensors = item if isinstance(item, (tuple, list)) else (item,)
-            pictures = tuple(tensor.permute(1, 2, 0).numpy() for tensor in tensors)
-        self.check_pictures(len(pictures))
-        return pictures
+            self.check_pictures(len(pictures))
+            return pictures
+        item = self.dataset[index]
+        tensors = item if isinstance(item, (tuple, list)) else (item,)
+        self.check_pictures(len(tensors))
+        named = ((tensor, self.name(index, number)) for number, tensor in enumerate(tensors))
+        return tuple(self.as_pixels(tensor, name) for tensor, name in named)
+
+    def as_pixels(self, tensor: Any, name: str) -> np.ndarray:
+        """A picture (3, H, W) of the data set's own as (H, W, 3), uint8 or float32.
+
+        Raises:
+            DataError: it is none, or has values outside [0, 1].
+        """
+        given = f"a {type(tensor).__name__}"
+        if isinstance(tensor, Tensor):
+            given = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            if tensor.ndim == 3 and len(tensor) == 3 and tensor.numel() > 0:
+                if tensor.dtype == torch.uint8:
+                    return tensor.permute(1, 2, 0).numpy()
+                if tensor.is_floating_point():
+                    low, high = (float(limit) for limit in tensor.aminmax())
+                    if low >= -ROUNDING and high <= 1 + ROUNDING:
+                        return tensor.permute(1, 2, 0).float().numpy()
+                    given += f" of values from {low:.4g} to {high:.4g}"
+        raise DataError(
+            f"{name}: {type(self.dataset).__name__} gives {given}; allowed: a tensor (3, H, W), "
+            "float in [0, 1] or uint8"
+        )
 
     def check_pictures(self, count: int) -> None:
         if count != self.pictures:

@@ -130,7 +130,7 @@ class CiaoSR(ImplicitModel):
         Raises:
             DataError: a side of one code, which has no neighbour.
         """
-        feat = self.encoder(channels_last(inp))
+        feat = self.encoded(inp)
         if min(feat.shape[-2:]) < 2:
             height, width = inp.shape[-2:]
             raise DataError(f"a picture of {height}x{width} pixels; ciaosr takes 2x2 and more")

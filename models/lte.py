@@ -66,7 +66,7 @@ class Fourier(ImplicitModel):
 
     def encode(self, inp: Tensor) -> Features:
         """inp (B, 3, H, W) -> features (B, c, H, W), and inp, for the residual."""
-        return self.encoder(channels_last(inp)), inp
+        return self.encoded(inp), inp
 
     def project(self, maps: Features, target: Target | None = None) -> Features:
         """Features and input -> amplitudes and frequencies (B, 2 D, H, W), in float32, and input.

@@ -111,7 +111,26 @@ class ImplicitModel(nn.Module):
 
     def encode(self, inp: Tensor) -> Features:
         """inp (B, 3, H, W), normalised -> maps (B, c, upscale * H, upscale * W)."""
-        return self.encoder(channels_last(inp))
+        return self.encoded(inp)
+
+    def encoded(self, inp: Tensor) -> Tensor:
+        """inp (B, 3, H, W), normalised -> the encoder's map (B, c, upscale * H, upscale * W).
+
+        Raises:
+            ConfigError: the encoder gives something else.
+        """
+        codes = self.encoder(channels_last(inp))
+        size = tuple(length * self.upscale for length in inp.shape[-2:])
+        wanted = (len(inp), self.channels, *size)
+        if not isinstance(codes, Tensor) or codes.shape != wanted:
+            is_map = isinstance(codes, Tensor)
+            given = f"a map {tuple(codes.shape)}" if is_map else f"a {type(codes).__name__}"
+            raise ConfigError(
+                f"encoder_spec: {type(self.encoder).__name__} gives {given} of an input "
+                f"{tuple(inp.shape)}; allowed: a map {wanted}, by its out_dim {self.channels} and "
+                f"upscale {self.upscale}"
+            )
+        return codes
 
     def project(self, maps: Features, target: Target | None = None) -> Features:
         """Maps, whole or cut to a window -> what `query_rgb` and `accumulate` look up."""

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.decoder import block_rows
-from models.layers import channels_last, conv
+from models.layers import conv
 from models.liif import QUERY_CHUNK_ELSEWHERE
 from models.lookup import bilinear, neighbours, relative_cell
 from models.models import models_registry, register
@@ -168,7 +168,7 @@ class SRNO(ImplicitModel):
 
     def encode(self, inp: Tensor) -> Features:
         """inp (B, 3, H, W) -> features (B, 64, H, W), and inp, for the residual."""
-        return self.encoder(channels_last(inp)), inp
+        return self.encoded(inp), inp
 
     @property
     def operators(self) -> tuple[GalerkinAttention, GalerkinAttention]:

@@ -44,6 +44,13 @@ def test_losses_are_of_what_the_network_learns() -> None:
     assert value.item() == pytest.approx(2 * (0.9 / 6 + 0.5 * 0.6), rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 6, 1), (1, 3, 6), (1, 6, 4)])
+def test_predictions_are_not_repeated_to_fit(shape: tuple[int, ...]) -> None:
+    for name in ("l1", "charbonnier", "mse"):
+        with pytest.raises(DataError, match=r"colours .* for targets \(1, 6, 3\)"):
+            training_loss(torch.zeros(shape), GT, IDENTITY, LossConfig(name=name))
+
+
 def test_charbonnier_has_a_gradient_where_all_is_right() -> None:
     prediction = GT.clone().requires_grad_()
     training_loss(prediction, GT, IDENTITY, LossConfig(name="charbonnier")).backward()

@@ -200,6 +200,26 @@ def test_psnr_is_the_published_one() -> None:
         assert np.isclose(calc_psnr(sr, hr, given, int(scale)).item(), value, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (lambda maps: maps[:, :, 1:-1, 1:-1], r"a map \(2, 4, 4, 5\)"),
+        (lambda maps: torch.nn.functional.interpolate(maps, scale_factor=2), r"\(2, 4, 12, 14\)"),
+        (lambda maps: maps[:, :3], r"a map \(2, 3, 6, 7\)"),
+        (lambda maps: maps[:1], r"a map \(1, 4, 6, 7\)"),
+        (lambda maps: maps.flatten(2), r"a map \(2, 4, 42\)"),
+        (lambda maps: [maps], "a list"),
+    ],
+)
+def test_an_encoder_gives_what_it_says(change: Any, given: str) -> None:
+    """Of a map that is larger, training would be right, and rendering wrong."""
+    model = models.make(small_liif())
+    model.encoder.register_forward_hook(lambda layer, inp, made: change(made))
+    message = given + r".* allowed: a map \(2, 4, 6, 7\), by its out_dim 4 and upscale 1"
+    with pytest.raises(ConfigError, match=message):
+        model.gen_feat(torch.zeros(2, 3, 6, 7))
+
+
 @pytest.mark.parametrize("name", ["edsr", "rcan", "rdn"])
 def test_bf16_does_not_round_pixels(name: str) -> None:
     """Pixels that bfloat16 can't tell from 1 still make a difference to the features."""

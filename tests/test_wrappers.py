@@ -285,6 +285,38 @@ def test_number_of_pictures_must_fit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("picture", "given"),
+    [
+        (torch.full((3, 8, 8), -1.0), "float32 (3, 8, 8) of values from -1 to -1"),
+        (torch.arange(192.0).view(3, 8, 8), "float32 (3, 8, 8) of values from 0 to 191"),
+        (torch.full((3, 8, 8), torch.nan), "float32 (3, 8, 8) of values from nan to nan"),
+        (torch.ones(3, 8, 8, dtype=torch.int64), "int64 (3, 8, 8)"),
+        (torch.ones(3, 8, 8, dtype=torch.complex64), "complex64 (3, 8, 8)"),
+        (torch.ones(1, 8, 8), "float32 (1, 8, 8)"),
+        (torch.ones(8, 8, 3), "float32 (8, 8, 3)"),
+        (torch.ones(1, 3, 8, 8), "float32 (1, 3, 8, 8)"),
+        (np.ones((8, 8, 3), np.uint8), "a ndarray"),
+        (None, "a NoneType"),
+    ],
+)
+def test_items_that_are_no_pictures(picture: Any, given: str) -> None:
+    """In [-1, 1], or from 0 to 255, they would be trained on without a word."""
+    wrapper = datasets.make({"name": "sr-implicit-downsampled"}, {"dataset": Floats([picture])})
+    with pytest.raises(DataError) as caught:
+        wrapper[0]
+    allowed = "allowed: a tensor (3, H, W), float in [0, 1] or uint8"
+    assert str(caught.value) == f"item 0: Floats gives {given}; {allowed}"
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.uint8])
+def test_pictures_of_other_kinds_of_numbers(kind: torch.dtype) -> None:
+    values = torch.arange(3 * 8 * 8).view(3, 8, 8) % 2
+    picture = values.to(kind) * (255 if kind == torch.uint8 else 1)
+    item = datasets.make({"name": "sr-implicit-downsampled"}, {"dataset": Floats([picture])})[0]
+    assert torch.equal(item["gt"], values.float().permute(1, 2, 0).reshape(-1, 3))
+
+
+@pytest.mark.parametrize(
     ("name", "args", "words"),
     [
         ("sr-implicit-downsampled", {"scale_min": 4, "scale_max": 2}, "scale_min"),

@@ -30,9 +30,12 @@ def training_loss(
             neighbours, so that queries are the pixels of a whole picture or of a patch.
 
     Raises:
-        DataError: gradients of queries that are no such pixels.
+        DataError: predictions of another shape, or gradients of queries that are no such pixels.
     """
     loss = loss or LossConfig()
+    if prediction.shape != gt.shape:  # which might be repeated to fit
+        given = f"model: colours {tuple(prediction.shape)} for targets {tuple(gt.shape)}"
+        raise DataError(f"{given}; allowed: one for each, (B, Q, 3)")
     prediction, gt = prediction.float(), normalise(gt, norm, -1)
     if loss.name == "mse":
         error = F.mse_loss(prediction, gt)
