@@ -143,6 +143,17 @@ def test_pictures_without_error_or_figure_leave_the_others_their_difference() ->
     assert "nan" not in markdown(study, [reference, other], results)
 
 
+def test_runs_tested_on_different_pictures_are_refused() -> None:
+    study, results = made_up(np.random.default_rng(0).normal(30, 2, (2, 3, 8)))
+    del results["other-1"]["results"][3]  # as if removed before this test
+    with pytest.raises(DataError, match="other-1: no psnr of picture 3 of s x2, which full-0 has"):
+        summarise(study, results)
+    del results["full-1"], results["full-2"]
+    results["other-1"]["results"] = []
+    with pytest.raises(DataError, match=r"other-1: no psnr of picture 0 .* remove result.json of"):
+        document(study, results)
+
+
 def test_table_and_chart_say_what_the_summary_does() -> None:
     values = np.zeros((2, 3, 8)) + 30
     values[1] += np.array([0.2, 0.3, 0.5])[:, None]  # 1/3 +- 4.3027 * 0.15275 / sqrt(3)

@@ -234,11 +234,14 @@ def summarise(study: Study, results: Mapping[str, Mapping[str, Any]]) -> list[Ro
 
     Args:
         results: by the runs' names.
+
+    Raises:
+        DataError: runs were tested on different pictures.
     """
+    found = {run.name: figures_of(results[run.name]) for run in study.runs if run.name in results}
+    check_pictures(found, study.folder)
     by_variant = {
-        name: {
-            run.seed: figures_of(results[run.name]) for run in study.of(name) if run.name in results
-        }
+        name: {run.seed: found[run.name] for run in study.of(name) if run.name in found}
         for name in study.config.variants
     }
     reference = by_variant[study.config.reference]
@@ -260,6 +263,28 @@ def summarise(study: Study, results: Mapping[str, Mapping[str, Any]]) -> list[Ro
                 )
             rows.append(row)
     return rows
+
+
+def check_pictures(runs: Mapping[str, Figures], folder: Path) -> None:
+    """Check that all runs, by their names, have figures of the same pictures.
+
+    Raises:
+        DataError: a picture of one is missing in another.
+    """
+    pictures = {
+        run: {(*place, name) for place, values in figures.items() for name in values}
+        for run, figures in runs.items()
+    }
+    for run, own in pictures.items():
+        for other, others in pictures.items():
+            if not others <= own:
+                suite, scale, metric, name = min(others - own)
+                raise DataError(
+                    f"{folder / run}: no {metric} of picture {name} of {suite} x{scale}, which "
+                    f"{other} has; allowed: the same pictures in every run; remove {RESULT} of "
+                    "each run that was tested on other pictures than there are now, and run the "
+                    "study again"
+                )
 
 
 def paired(
