@@ -67,6 +67,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"variants": {"full": [], "a/b": []}}, "variants: 'a/b' given; allowed: letters"),
         ({"variants": {"full": ["model.args.cel=1"]}}, "variants.full: .*cel"),
         ({"variants": {"full": {"base": "no.yaml"}}}, "variants.full: no.yaml: can't be read"),
+        ({"set": ["seed=5"]}, "set: 'seed=5' given; allowed: .* by the key seeds"),
+        ({"variants": {"full": ["seed=5"]}}, "variants.full: 'seed=5' given; allowed: .* seeds"),
+        ({"variants": {"full": {"set": ["seed=5"]}}}, "variants.full: 'seed=5' given"),
+        ({"set": ["resume=x.pth"]}, "resume: 'x.pth' given; allowed: none, .*; or init"),
+        ({"variants": {"full": ["init=x.pth"]}}, "variants.full: init: 'x.pth' is neither a file"),
         ({"seeds": [1, 1]}, "seeds: .* given; allowed: different numbers"),
         ({"test": {"suites": ["set5"]}}, "no folder .*Set5.*; get it with: python scripts"),
         ({"test": {"suites": ["no-such"]}}, "no-such"),
@@ -89,6 +94,15 @@ def test_what_cannot_be_meant_is_one_message(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         read_study(study_file(folder, **changes))
+
+
+@pytest.mark.parametrize("start", ["init=compact-liif", "init=rdn-liif", "resume=auto"])
+def test_known_weights_to_start_from_are_no_fault_nor_fetched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    monkeypatch.setenv("LIIF_CACHE", str(folder / "cache"))
+    assert len(read_study(study_file(folder, set=[start])).runs) == 4
+    assert not (folder / "cache").exists()
 
 
 def made_up(values: np.ndarray) -> tuple[Study, dict[str, Any]]:
@@ -274,12 +288,13 @@ def test_killed_or_split_a_study_gives_the_same_figures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_variant_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
-    variants = {"full": [], "broken": ["init=no-such-file.pth"]}
+    (tmp_path / "no-weights.pth").write_text("")
+    variants = {"full": [], "broken": ["init=no-weights.pth"]}
     study_file(tmp_path, variants=variants, seeds=[0])
     done = run(tmp_path)
     assert done.returncode == 1
     assert "broken-0: failed, train_liif.py: exit code" in done.stderr
-    assert "no-such-file.pth" in done.stderr
+    assert "no-weights.pth" in done.stderr
     assert figures(tmp_path)["finished"] == "1 of 2 runs"
 
 

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from datasets.known import how_to_get
-from engine.config import config_dict, read_config, read_train_config
+from engine.config import TrainConfig, config_dict, read_config, read_train_config
 from engine.config_files import read_degrade
 from engine.evaluate.metrics import check_metrics
 from engine.evaluate.statistics import Interval, over_pictures, over_seeds
 from engine.evaluate.suite_data import check_protocol, find_suite
+from engine.weights import PUBLISHED, find_weights
 from registry import show
 from utils import ConfigError, DataError, did_you_mean, parse_scale
 
@@ -94,16 +95,41 @@ class StudyConfig:
             yield f"reference: {show(self.reference)} given; allowed: {allowed}{hint}"
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"seeds: {show(self.seeds)} given; allowed: different numbers, one or more"
+        yield from own_problems("set", self.set)
         for name, variant in self.variants.items():
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
                 yield f"variants: {show(name)} given; allowed: letters, digits, '.', '_' and '-'"
             known = isinstance(variant, dict) and set(variant) <= {"base", "set"}
             changes = variant.get("set", []) if known else variant
+            yield from own_problems(f"variants.{name}", changes)
             if not isinstance(changes, list) or not all(isinstance(c, str) for c in changes):
                 yield (
                     f"variants.{name}: {show(variant)} given; allowed: a list of KEY.PATH=VALUE, "
                     "or {base: FILE, set: [KEY.PATH=VALUE, ...]}"
                 )
+
+
+def own_problems(key: str, changes: Any) -> Iterator[str]:
+    """What is wrong with overrides of a key that a study sets itself."""
+    for change in changes if isinstance(changes, list) else ():
+        if str(change).partition("=")[0] == "seed":
+            yield f"{key}: {show(change)} given; allowed: seeds of all variants, by the key seeds"
+
+
+def check_start(training: TrainConfig) -> None:
+    """Check what a run would find out only when its turn comes.
+
+    Raises:
+        ConfigError: it would go on from a checkpoint that is not its own, or its `init` is not
+            there.
+    """
+    if training.resume not in (None, "auto"):
+        raise ConfigError(
+            f"resume: {show(training.resume)} given; allowed: none, since each run goes on from "
+            "its own checkpoints; or init, for weights to start from"
+        )
+    if training.init is not None and training.init not in PUBLISHED:  # those would be fetched
+        find_weights(training.init, "init")
 
 
 @dataclass(frozen=True)
@@ -182,15 +208,19 @@ def read_study(path: Path, save: Path = Path("save")) -> Study:
             base = own.get("base", config.base)
             overrides = (*config.set, *own.get("set", []), f"seed={seed}")
             try:
-                training = config_dict(read_train_config(base, overrides))
+                training = read_train_config(base, overrides)
             except ConfigError as error:
                 raise ConfigError(f"{path}: variants.{name}: {error}") from error
-            definition = {"training": training, "test": test}
+            definition = {"training": config_dict(training), "test": test}
             # As JSON has it, in which it is compared.
             definition = json.loads(json.dumps(definition))
             run = Run(name, seed, base, overrides, folder / f"{name}-{seed}", definition)
             runs.append(run)
-            run.result()
+            if run.result() is None:
+                try:
+                    check_start(training)
+                except ConfigError as error:
+                    raise ConfigError(f"{path}: variants.{name}: {error}") from error
     return Study(path.stem, config, folder, tuple(runs))
 
 
