@@ -141,10 +141,32 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: no YAML (not UTF-8 text)") from error
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML without Python objects, and with every key once; PyYAML would keep the last of two.
+
+    Raises:
+        ConfigError: a key given twice in one mapping. One that is merged by `<<` doesn't count.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{key.value!r} given again in line {line}; allowed: once")
+            seen.add((key.tag, key.value))
+        return node
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """A text as YAML; ConfigError, in one line that starts with `where`, if it is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, UniqueKeyLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         mark = getattr(error, "problem_mark", None)

@@ -18,7 +18,7 @@ from engine.config import (
     read_test_config,
     read_train_config,
 )
-from engine.config_files import apply_overrides
+from engine.config_files import apply_overrides, parse_yaml
 from utils import ConfigError
 
 DATA = {
@@ -287,6 +287,7 @@ def test_bad_images_are_not_skipped_on_the_device() -> None:
     [
         ("a: [1, 2", "no YAML"),
         ("a: !!python/object/apply:os.system ['true']", "no YAML (could not determine"),
+        ("a: 1\nb: {c: 2,\n  c: 3}", "config.yaml: 'c' given again in line 3; allowed: once"),
         ("- 1\n- 2", "allowed: keys with values"),
         ("\x00", "no YAML"),
         ("", "allowed: keys with values"),
@@ -300,6 +301,13 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str, expected: st
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_merged_key_is_not_given_again() -> None:
+    text = "one: &a {lr: 1, eps: 2}\ntwo: &b {<<: *a, lr: 3}\n<<: *b\nsix: {<<: *b, <<: *a, eps: 4}"
+    two = {"lr": 3, "eps": 2}
+    expected = {"one": {"lr": 1, "eps": 2}, "two": two, **two, "six": {"lr": 3, "eps": 4}}
+    assert parse_yaml(text, "a.yaml") == expected
 
 
 def test_missing_file_and_binary_file(tmp_path: Path) -> None:

@@ -88,17 +88,3 @@ def test_shipped_study_passes_the_check(
         (find_suite(suite, Path("load")).high if known else Path(suite)).mkdir(parents=True)
     study = read_study(path)
     assert len(study.runs) == len(study.config.variants) * len(study.config.seeds)
-
-
-@pytest.mark.parametrize("path", [*SHIPPED, *STUDIES], ids=lambda path: path.stem)
-def test_no_key_is_written_twice(path: Path) -> None:
-    """YAML keeps the last of two equal keys without a word, so the reader of the file is misled."""
-
-    def visit(node: yaml.Node) -> None:
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            assert len(keys) == len(set(keys)), f"{path.name}: {keys}"
-            for _, value in node.value:
-                visit(value)
-
-    visit(yaml.compose(path.read_text()))
