@@ -31,7 +31,7 @@ from datasets.decoding import loader_of_file
 from datasets.images import MAX_PIXELS, WRITTEN_SUFFIXES
 from engine import distributed
 from engine.distributed import Processes
-from engine.imports import add_import_option, import_all
+from engine.imports import add_import_option, import_all, no_silent_exit
 from engine.render import ContinuousImage
 from engine.render.baselines import Resized, check_baseline
 from engine.render.batch import Wanted, read_first, render_jobs
@@ -343,12 +343,13 @@ def render_together(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     check(options)
-    if options.view:
-        look_into(options)
-    elif options.zoom_video is not None:
-        render_film(options)
-    else:
-        render_together(options)
+    with no_silent_exit():
+        if options.view:
+            look_into(options)
+        elif options.zoom_video is not None:
+            render_film(options)
+        else:
+            render_together(options)
     return 0
 
 

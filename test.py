@@ -25,7 +25,7 @@ from engine.evaluate.suite_data import LR_SOURCES, PROTOCOLS
 from engine.evaluate.suite_report import run_and_report
 from engine.evaluate.suite_results import write_json
 from engine.evaluate.test_config import document, protocol, run_test
-from engine.imports import add_import_option, import_all
+from engine.imports import add_import_option, import_all, no_silent_exit
 from engine.normalisation import same_norm
 from engine.render import baselines
 from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
@@ -225,7 +225,7 @@ def main() -> int:
     check_arguments(options)
     goes_on = "goes on from here" if options.suite else "measures again"
     try:
-        with distributed.lost_peers(f"the same command {goes_on}"):
+        with distributed.lost_peers(f"the same command {goes_on}"), no_silent_exit():
             if options.config is not None:
                 test_configuration(options)
             else:

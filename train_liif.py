@@ -16,6 +16,7 @@ from pathlib import Path
 
 from engine import distributed
 from engine.config import read_train_config
+from engine.imports import no_silent_exit
 from engine.loader import per_process
 from engine.runtime import Parser, run_script, say
 from engine.train.loop import train
@@ -75,9 +76,8 @@ def main() -> int:
     processes, device = distributed.start(arguments.gpu)
     stop = StopRequest()
     try:
-        with distributed.lost_peers(
-            "the last checkpoint is whole, go on from it with --resume auto"
-        ):
+        advice = "the last checkpoint is whole, go on from it with --resume auto"
+        with distributed.lost_peers(advice), no_silent_exit():
             run = prepare(config, path, options, processes, device, stop)
             if run is not None:
                 stop.listen()  # not before, since until now there is nothing to save

@@ -7,9 +7,11 @@ anything by itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,21 @@ from registry import show
 from utils import ConfigError, UserError
 
 ALLOWED = "a module on Python's path, or a .py file"
+
+
+@contextlib.contextmanager
+def no_silent_exit() -> Iterator[None]:
+    """Around code of the user's: its `exit()` would look like a run that went well.
+
+    Raises:
+        RuntimeError: it called `exit()` or `sys.exit(0)`; other exit codes pass.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise
+        raise RuntimeError("exit() called by code that was imported or registered") from error
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +86,8 @@ def import_one(name: str, prefix: str) -> None:
         if str(file.parent) not in sys.path:
             sys.path.append(str(file.parent))
     try:
-        imported = importlib.import_module(module)
+        with no_silent_exit():
+            imported = importlib.import_module(module)
     except UserError:
         raise
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
+from engine.imports import no_silent_exit
 from utils import DataError
 
 GRACE = 1.0
@@ -50,7 +51,8 @@ class Made(Dataset[Any]):
 
     def __getitem__(self, keys: Any) -> Any:
         try:
-            return self.make(keys)
+            with no_silent_exit():
+                return self.make(keys)
         except BaseException as error:  # a SystemExit or KeyboardInterrupt of the user's as well
             if get_worker_info() is not None:
                 return Failure.of(error)

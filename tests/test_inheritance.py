@@ -204,7 +204,9 @@ def test_modules_that_are_not_there(tmp_path: Path, name: str, expected: str) ->
 
 
 @pytest.mark.usefixtures("clean_imports")
-@pytest.mark.parametrize("line", ["open('/no/such/file')", "import no_such_thing", "1 +", "1 / 0"])
+@pytest.mark.parametrize(
+    "line", ["open('/no/such/file')", "import no_such_thing", "1 +", "1 / 0", "exit()"]
+)
 def test_exceptions_of_the_module_are_shown_whole(tmp_path: Path, line: str) -> None:
     """Not as a line, as mistakes of the project's user are."""
     (tmp_path / "broken_code.py").write_text(line)

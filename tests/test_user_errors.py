@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -78,6 +79,9 @@ def check_end(code: int, output: str, error: str) -> None:
     elif what == "OutOfMemoryError":
         assert code == 1, output
         assert last.startswith("error: the GPU's memory is full")
+    elif what == "exit":
+        assert (code, last.split(" called")[0]) == (1, "RuntimeError: exit()"), output
+        assert 'user_program.py", line' in output
     else:
         assert code == 1, output
         assert what in last, output
@@ -86,7 +90,9 @@ def check_end(code: int, output: str, error: str) -> None:
     assert "a loader process was killed" not in output
 
 
-@pytest.mark.parametrize("error", ["encoder:KeyError", "data:RuntimeError", "validation:KeyError"])
+@pytest.mark.parametrize(
+    "error", ["encoder:KeyError", "data:RuntimeError", "validation:KeyError", "encoder:exit"]
+)
 def test_an_error_ends_training(warm: WarmRuns, folder: Path, error: str) -> None:
     settings = (*USER_CODE, *USER_DATA, "num_workers=2")
     pid = warm.start(folder, *settings, env={"USER_ERROR": error}, fault=["user_code"])
@@ -95,6 +101,24 @@ def test_an_error_ends_training(warm: WarmRuns, folder: Path, error: str) -> Non
     assert time.time() - (folder / "raised").stat().st_mtime < SECONDS
     with pytest.raises(ProcessLookupError):
         os.killpg(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "work", "arguments"),
+    [
+        ("demo", "render_together", ("a.png", "-s", "2")),
+        ("test", "run_and_report", ("--suite", "set5", "--baseline", "bicubic")),
+    ],
+)
+def test_an_exit_is_no_good_end(
+    monkeypatch: pytest.MonkeyPatch, script: str, work: str, arguments: tuple[str, ...]
+) -> None:
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module, work, lambda _: sys.exit())
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"exit\(\) called by code"):
+        module.main()
 
 
 @pytest.mark.slow

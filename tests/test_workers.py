@@ -57,6 +57,14 @@ def test_a_stop_iteration_is_no_end_of_the_data(workers: int) -> None:
     assert isinstance(caught.value.__cause__, StopIteration)
 
 
+@pytest.mark.parametrize("code", [None, 0])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exit_without_error_is_no_end_of_the_program(workers: int, code: int | None) -> None:
+    with pytest.raises(RuntimeError, match=r"exit\(\) called by code") as caught:
+        rest(throw(SystemExit(code)), workers)
+    assert caught.value.__cause__ is not None
+
+
 @pytest.mark.parametrize(
     "error",
     [
