@@ -42,7 +42,7 @@ from engine.render.video_write import CONTAINERS, QUALITY, check_video_name
 from engine.render.viewer import CACHE_BYTES, Shown, Viewer
 from engine.render.viewer_server import check_reference, serve
 from engine.render.zoom import FORMATS, film_pixels, frames_of, plan_film, write_film
-from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
+from engine.runtime import PRECISIONS, Parser, nonempty, run_script, say, settle_precision
 from engine.weights.pretrained import DEFAULT, PHOTO, load_model
 from models.protocol import implicit
 from utils import ConfigError, DataError
@@ -91,8 +91,8 @@ READERS = {"resolution": parse_resolution, "box": parse_box, "fps": parse_rate}
 
 def make_parser() -> Parser:
     parser = Parser(prog="demo.py", description="Render photographs and videos at any size.")
-    parser.add_argument("photographs", nargs="*", help="files, folders or patterns")
-    parser.add_argument("-i", "--input", nargs="+", default=[], help="or so")
+    parser.add_argument("photographs", nargs="*", type=nonempty, help="files, folders or patterns")
+    parser.add_argument("-i", "--input", nargs="+", type=nonempty, default=[], help="or so")
     parser.add_argument(
         "-o", "--output", help="a file (output.png if absent); a folder for several photographs"
     )

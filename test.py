@@ -14,7 +14,6 @@ import dataclasses
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any, cast
 
 from datasets.files import check_writable, make_folder
@@ -28,7 +27,15 @@ from engine.evaluate.test_config import document, protocol, run_test
 from engine.imports import add_import_option, import_all, no_silent_exit
 from engine.normalisation import same_norm
 from engine.render import baselines
-from engine.runtime import PRECISIONS, Parser, run_script, say, settle_precision
+from engine.runtime import (
+    PRECISIONS,
+    Parser,
+    nonempty,
+    nonempty_path,
+    run_script,
+    say,
+    settle_precision,
+)
 from engine.weights.pretrained import load_model
 from utils import ConfigError
 
@@ -42,7 +49,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", help="a test configuration (YAML)")
-    add("--suite", nargs="+", metavar="NAME", help="set5 set14 b100 urban100 div2k, or folders")
+    suites = "set5 set14 b100 urban100 div2k, or folders"
+    add("--suite", nargs="+", metavar="NAME", type=nonempty, help=suites)
     add(
         "--model",
         action="append",
@@ -70,8 +78,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help=f"any of {', '.join(METRICS)} (default: psnr ssim)",
     )
-    add("--save-images", metavar="DIR", type=Path, help="keep the predictions as PNG files")
-    add("--json", metavar="FILE", type=Path, help="every figure and how it was taken")
+    add(
+        "--save-images", metavar="DIR", type=nonempty_path, help="keep the predictions as PNG files"
+    )
+    add("--json", metavar="FILE", type=nonempty_path, help="every figure and how it was taken")
     config = parser.add_argument_group("with --config")
     config.add_argument(
         "--set",
@@ -110,12 +120,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--degrade",
         metavar="FILE",
-        type=Path,
+        type=nonempty_path,
         help="a YAML list of steps that damage the low-resolution pictures: blur, noise, JPEG",
     )
-    add("--data-root", metavar="DIR", type=Path, help="where the data are (default: ./load)")
-    add("--markdown", metavar="FILE", type=Path, help="write the tables there")
-    add("--panels", metavar="DIR", type=Path, help="comparisons and charts as PNG files")
+    add(
+        "--data-root",
+        metavar="DIR",
+        type=nonempty_path,
+        help="where the data are (default: ./load)",
+    )
+    add("--markdown", metavar="FILE", type=nonempty_path, help="write the tables there")
+    add("--panels", metavar="DIR", type=nonempty_path, help="comparisons and charts as PNG files")
     add("--eval-bsize", metavar="N", type=int, help="the most queries at once")
     add(
         "--cell-max-scale",

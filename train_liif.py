@@ -18,7 +18,7 @@ from engine import distributed
 from engine.config import read_train_config
 from engine.imports import no_silent_exit
 from engine.loader import per_process
-from engine.runtime import Parser, run_script, say
+from engine.runtime import Parser, nonempty, run_script, say
 from engine.train.loop import train
 from engine.train.run_folder import LAST, run_name
 from engine.train.setup import Options, prepare
@@ -30,15 +30,17 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="a training configuration")
-    add("--name", help="save in save/NAME instead of save/_CONFIG-NAME")
-    add("--tag", help="added to the folder's name")
+    add("--name", type=nonempty, help="save in save/NAME instead of save/_CONFIG-NAME")
+    add("--tag", type=nonempty, help="added to the folder's name")
     add("--gpu", metavar="N[,N...]", help="the GPU to train on; several: a process on each")
     change = "override the configuration's value at a dotted path"
     setting = add("--set", nargs="+", action="extend", metavar="KEY=VALUE", help=change)
     setting.dest, setting.default = "overrides", []
     add("--precision", metavar="NAME", help="instead of the configuration's: fp32, bf16 or fp16")
-    add("--init", metavar="MODEL", help="start from weights, by file or name; all else fresh")
-    add("--resume", metavar="auto|FILE", help="go on from the newest whole checkpoint, or a file")
+    weights = "start from weights, by file or name; all else fresh"
+    add("--init", metavar="MODEL", type=nonempty, help=weights)
+    start = "go on from the newest whole checkpoint, or a file"
+    add("--resume", metavar="auto|FILE", type=nonempty, help=start)
     add("--resume-anyway", action="store_true", help="also where model, data or optimiser differ")
     add("--overwrite", action="store_true", help="start over, removing the folder's run")
     add("--profile", type=int, default=0, metavar="N", help="write a trace of N steps")

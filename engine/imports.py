@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.runtime import nonempty
 from registry import show
 from utils import ConfigError, UserError
 
@@ -42,6 +43,7 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
         "--import",
         dest="imports",
         action="append",
+        type=nonempty,
         metavar="MODULE",
         help="a module, or a .py file, that registers the model (or its encoder)",
     )

@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import numpy as np
@@ -59,6 +60,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
+
+
+def nonempty(text: str) -> str:
+    """The type of an option that an unset variable of the shell would leave out in silence."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' given; allowed: a name or a path")
+    return text
+
+
+def nonempty_path(text: str) -> Path:
+    """`nonempty`, as a path; Path("") would be the folder that the script is started in."""
+    return Path(nonempty(text))
 
 
 def parse_gpu(gpu: str | None) -> list[int]:

@@ -201,6 +201,7 @@ MISTAKES: list[tuple[int, str, list[Any]]] = [
     (2, "--markdown: r.md is the file of --json", [*SUITE, "--json", "r.md"]),
     (2, "--json: d.yaml is the file", [*SUITE, "--json", "d.yaml", "--degrade", "d.yaml"]),
     (1, "can't be", [*SUITE, "--markdown", "m.pth/r.md"]),
+    *((2, f"{name}: ''", [*SUITE, name, ""]) for name in ("--suite", "--json", "--save-images")),
 ]
 
 
