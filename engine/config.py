@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from datasets.datasets import datasets_registry
 from engine.config_files import Layer, apply_overrides, merged, read_layers, with_origin
-from engine.imports import import_all
+from engine.imports import found_imports, import_all
 from models.models import models_registry
 from registry import Above, AtLeast, Below, SpecOf, read_dataclass, show
 from utils import ConfigError
@@ -365,7 +365,13 @@ def read_config(cls: Any, source: str | Path | Mapping[str, Any], overrides: Seq
             read_layers(Path(source), inherit=cls in (TrainConfig, TestConfig)),
         )
     raw = merged(layers)
+    own = raw.get("imports")
+    in_files = [*own] if isinstance(own, list) else []
     apply_overrides(raw, overrides)
+    if isinstance(raw.get("imports"), list):  # those of overrides lie where the script is started
+        here = found_imports(raw["imports"], Path.cwd())
+        pairs = zip(raw["imports"], here, strict=True)
+        raw["imports"] = [name if name in in_files else found for name, found in pairs]
     import_all(raw.get("imports"), where)
     problems: list[str] = []
     config = read_dataclass(cls, raw, "", problems)

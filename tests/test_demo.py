@@ -604,6 +604,8 @@ BAD: list[tuple[Sequence[str], type[UserError], str]] = [
     (["--scale", "inf"], ConfigError, "--scale: 'inf' given"),
     (["--scale", "1,2,3"], ConfigError, "--scale: '1,2,3' given"),
     (["--scale", "2", "--resolution", "4,4"], ConfigError, "both given"),
+    (["--scale", "2", ""], ConfigError, "photographs: '' given; allowed: a name or a path"),
+    (["--scale", "2", "--import", ""], ConfigError, "--import: '' given"),
     (["--scale", "2", "--suffix", "a/b"], ConfigError, "--suffix: 'a/b' given; allowed: text"),
     (["--scale", "2", "--suffix", "_x2"], ConfigError, "--suffix: given with the file"),
     (["--scale", "2", "--format", "gif"], ConfigError, "--format: invalid choice: 'gif'"),

@@ -182,6 +182,18 @@ def test_imports_of_the_base_are_found_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("clean_imports")
+@pytest.mark.parametrize("override", ["imports=[own_code.py, json]", "imports.0=own_code.py"])
+def test_imports_of_options_are_found_where_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    """And from anywhere by the configuration that is saved."""
+    path = own_config(tmp_path, imports=["math", "json"])
+    monkeypatch.chdir(tmp_path)
+    expected = [str(tmp_path / "own_code.py"), "json"]
+    assert read_train_config(path, [override]).imports == expected
+
+
+@pytest.mark.usefixtures("clean_imports")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
