@@ -175,6 +175,15 @@ def test_differences_are_refused_by_name(warm: WarmRuns, folder: Path) -> None:
     assert outcome(folder / RUN)["rates"] == [0.25]
 
 
+def test_differences_inside_lists_are_told_alone() -> None:
+    part = "train_dataset__wrapper__args__degrade"
+    steps = [{"name": "blur", "sigma": 2}, {"name": "jpeg", "quality": [30, 95]}]
+    then = read_train_config(tiny_config(**{part: steps}))
+    now = read_train_config(tiny_config(**{part: [steps[0], {"name": "jpeg", "quality": 50}]}))
+    expected = [f"{part.replace('__', '.')}.1.quality: 50 now, [30, 95] then"]
+    assert list(find_differences({"config": config_dict(then)}, now, {})) == expected
+
+
 def test_what_is_no_difference(warm: WarmRuns, folder: Path, undisturbed: dict[str, Any]) -> None:
     """A moved data folder, more epochs, other intervals and workers."""
     assert warm.run(folder, "--set", "epoch_max=1")[0] == 0

@@ -163,7 +163,9 @@ def find_differences(
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, by dotted paths; nothing for what is not set."""
+    """Nested mappings and lists of them as one, by dotted paths; nothing for what is not set."""
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
         parts = (flatten(item, f"{path}.{key}".lstrip(".")) for key, item in value.items())
         return {key: item for part in parts for key, item in part.items()}
