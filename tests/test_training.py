@@ -500,6 +500,18 @@ def curves(folder: Path) -> dict[str, list[int]]:
     return found
 
 
+def test_a_fresh_start_keeps_a_link_to_a_shared_tensorboard_folder(tmp_path: Path) -> None:
+    shared, run = tmp_path / "shared", tmp_path / "run"
+    shared.mkdir()
+    run.mkdir()
+    (shared / "of-others").touch()
+    (run / "tensorboard").symlink_to(shared)
+    (run / "epoch-last.pth").touch()
+    RunFolder(run).clear(diagnoses=True)
+    assert [*(run / "tensorboard").iterdir()] == [run / "tensorboard/of-others"]
+    assert not (run / "epoch-last.pth").exists()
+
+
 def test_tensorboard_holds_the_curves(place: Path) -> None:
     trained(place)
     found = curves(place / "run/tensorboard")

@@ -103,8 +103,9 @@ class RunFolder:
         for pattern in [*names, "diagnosis-*.pth"] if diagnoses else names:
             for path in self.path.glob(pattern):
                 path.unlink()
-        if (self.path / "tensorboard").is_dir():
-            shutil.rmtree(self.path / "tensorboard")
+        tensorboard = self.path / "tensorboard"
+        if tensorboard.is_dir() and not tensorboard.is_symlink():  # others may use what it leads to
+            shutil.rmtree(tensorboard)
 
     def write_config(self, config: dict[str, Any]) -> None:
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
