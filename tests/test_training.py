@@ -26,6 +26,7 @@ from engine.config import read_train_config
 from engine.distributed import Processes
 from engine.loader import Batches, Drawn
 from engine.runtime import say
+from engine.train import loop
 from engine.train.loop import log_replaced, normalise, train
 from engine.train.lr_schedule import learning_rate
 from engine.train.monitor import TensorBoardWriter, Throughput
@@ -554,6 +555,25 @@ def test_a_disk_that_fills_costs_the_curves_alone(warm: WarmRuns, folder: Path) 
     line = "TensorBoard: can't be written (No space left on device); going on without"
     assert text.splitlines().count(line) == 1
     assert load_checkpoint(folder / RUN / "epoch-last.pth")["epoch"] == 3
+
+
+def test_a_panel_that_fails_costs_the_panel_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with an encoder for crops of one size; the epoch is saved, and no draw is lost."""
+    expected = trained(place, "whole")
+
+    def fail(*_: Any, **__: Any) -> None:
+        torch.rand(3)
+        assert load_checkpoint(place / "run/epoch-last.pth")["epoch"] == run.state.epoch
+        raise RuntimeError("The size of tensor a\n(42) must match")
+
+    monkeypatch.setattr(loop, "training_panel", fail)
+    run = prepared(place)
+    train(run)
+    line = "no panel: RuntimeError: The size of tensor a (42) must match\n"
+    assert capsys.readouterr().err == line
+    assert load_checkpoint(place / "run/epoch-last.pth")["checksum"] == expected["checksum"]
 
 
 def test_waiting_is_told_from_working() -> None:

@@ -23,6 +23,7 @@ from engine.train.monitor import Throughput, peak_memory
 from engine.train.run import TENSORS, Outputs, Run, StepReport, refuse_step, save
 from engine.train.run_folder import BEST, LAST
 from engine.train.signals import Stopped
+from engine.train.state import random_states, restore_random_states
 from engine.workers import LostWorker
 from utils import DataError, time_text
 
@@ -254,12 +255,12 @@ def finish_epoch(run: Run, psnr: float | None, rates: Mapping[str, float]) -> No
     log_replaced(run, state.epoch, "training", skipped, broken)
     if run.outputs is not None:
         run.outputs.tensorboard.scalars(state.epoch, scalars)
-        if psnr is not None:
-            show_panel(run, run.outputs)
     names = [BEST] if improved else []
     if config.epoch_save is not None and state.epoch % config.epoch_save == 0:
         names.append(f"epoch-{state.epoch}.pth")
     save(run, *names)
+    if run.outputs is not None and psnr is not None:
+        show_panel(run, run.outputs)
 
 
 def epoch_line(run: Run, scalars: Mapping[str, float]) -> str:
@@ -291,13 +292,17 @@ def log_replaced(run: Run, epoch: int, what: str, count: int, messages: Iterable
 
 
 def show_panel(run: Run, outputs: Outputs) -> None:
-    """Show in TensorBoard how the model enlarges the first validation photographs now."""
+    """Show in TensorBoard how the model enlarges the first validation photographs now.
+
+    Whatever fails here costs the panel alone, and the saved generators are not drawn from.
+    """
     config, state = run.config, run.state
     assert config.epoch_val is not None
     assert run.val_data is not None
     number, count = state.epoch // config.epoch_val, config.epoch_max // config.epoch_val
     if number > 1 and number % max(1, -(-count // MOST_PANELS)):
         return
+    saved = random_states()
     try:
         panel = training_panel(
             state.evaluated,
@@ -306,8 +311,13 @@ def show_panel(run: Run, outputs: Outputs) -> None:
             device=run.device,
             precision=config.precision,
         )
-    except DataError as error:  # a broken photograph is no reason to end here
-        say(f"no panel: {error}")
+    except Exception as error:  # a broken photograph, an encoder that takes crops of one size only
+        problem = f"no panel: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if problem != run.panel_problem:
+            say(problem)
+            run.panel_problem = problem
         return
+    finally:
+        restore_random_states(saved)
     if panel is not None:
         outputs.tensorboard.picture(state.epoch, "val/panel", panel)

@@ -100,6 +100,8 @@ class Run:
     unread: deque[StepReport] = field(default_factory=deque)
     """Reports of steps whose numbers nobody has looked at yet."""
     latest_loss: float = math.nan
+    panel_problem: str = ""
+    """Why TensorBoard got no panel, as it was said last."""
     stopping: bool = False
     save_due: bool = False
 
