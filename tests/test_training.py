@@ -21,6 +21,7 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+import datasets
 import models
 from engine.config import read_train_config
 from engine.distributed import Processes
@@ -475,6 +476,16 @@ def test_a_start_that_fails_leaves_no_folder(place: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         prepared(place, "save/deep/run", Options(overwrite=True), **missing)
     assert contents(place / "save") == before
+
+
+@pytest.mark.parametrize("part", ["train_dataset", "val_dataset"])
+def test_data_without_items_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setitem(datasets.datasets.datasets_registry.makers, "empty", list)
+    with pytest.raises(DataError, match=rf"^{part}: 'empty' of 0 items given; allowed: 1 or more"):
+        prepared(place, **{f"{part}__dataset": {"name": "empty"}})
+    assert not (place / "run").exists()
 
 
 def events(folder: Path) -> Iterator[Event]:

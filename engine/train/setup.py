@@ -35,6 +35,7 @@ from engine.train.signals import StopRequest
 from engine.train.state import make_state
 from engine.weights.checkpoint import save_checkpoint
 from engine.workers import Loader
+from utils import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +148,15 @@ def make_data(
     *,
     training: bool,
 ) -> Data:
-    """The data set of a part of the configuration, and this process's loader for it."""
+    """The data set of a part of the configuration, and this process's loader for it.
+
+    Raises:
+        DataError: files that can't be read, or a data set without items.
+    """
     wrapper = datasets.make(part.wrapper, {"dataset": datasets.make(part.dataset)})
+    if len(wrapper) == 0:
+        name = "train_dataset" if training else "val_dataset"
+        raise DataError(f"{name}: {part.dataset['name']!r} of 0 items given; allowed: 1 or more")
     batches = Batches(
         len(wrapper),
         part.batch_size,
