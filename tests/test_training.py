@@ -31,7 +31,7 @@ from engine.train import loop
 from engine.train.loop import log_replaced, normalise, train
 from engine.train.lr_schedule import learning_rate
 from engine.train.monitor import TensorBoardWriter, Throughput
-from engine.train.run import Run
+from engine.train.run import Run, save
 from engine.train.run_folder import LOSSES_HEADER, LossLog, RunFolder, run_name
 from engine.train.setup import Options, prepare
 from engine.train.signals import Stopped, StopRequest
@@ -686,6 +686,28 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(
     diagnosis = load_checkpoint(place / f"run/diagnosis-step-{number}.pth")
     assert diagnosis["diagnosis"]["lr"] == 0.005
     assert len((place / "run/losses.csv").read_text().splitlines()) == number + 1
+
+
+def test_a_mask_of_infinity_is_no_broken_weight(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was finite at the start must stay so, buffers too: the statistics of a batch norm."""
+
+    class Masked(models.edsr.EDSR):
+        def __init__(self) -> None:
+            super().__init__(n_resblocks=1, n_feats=4, no_upsampling=True)
+            self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+            self.register_buffer("running_mean", torch.zeros(4))
+
+    monkeypatch.setitem(models.models.models_registry.makers, "masked", Masked)
+    masked = {"model__args__encoder_spec": {"name": "masked"}}
+    trained(place, epoch_max=1, **masked)
+    run = resumed(place, epoch_max=2, **masked)
+    train(run)
+    assert load_checkpoint(place / "run/epoch-last.pth")["epoch"] == 2
+    run.state.model.get_buffer("encoder.running_mean")[1] = torch.nan
+    with pytest.raises(DataError, match=r"not finite \(model/encoder.running_mean, one of 1\)"):
+        save(run)
 
 
 def test_what_was_replaced_before_an_interruption_is_still_reported(place: Path) -> None:

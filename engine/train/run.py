@@ -105,6 +105,18 @@ class Run:
     stopping: bool = False
     save_due: bool = False
 
+    def __post_init__(self) -> None:
+        modules = {"model": self.state.model, "ema": self.state.ema}
+        self.never_finite = {
+            f"/{part}/{name}"
+            for part, module in modules.items()
+            for name, buffer in (
+                [] if module is None else module.named_buffers(remove_duplicate=False)
+            )
+            if not buffer.isfinite().all()
+        }
+        """Buffers that hold infinity from the start, such as an attention's mask."""
+
     @property
     def steps_per_epoch(self) -> int:
         return len(self.train_data.batches)
@@ -143,7 +155,11 @@ def check_weights(run: Run) -> None:
     state = run.state
     averages = {} if state.ema is None else state.ema.state_dict()
     named = tensors({"model": state.model.state_dict(), "ema": averages})
-    bad = [name.lstrip("/") for name, tensor in named if not tensor.isfinite().all()]
+    bad = [
+        name.lstrip("/")
+        for name, tensor in named
+        if name not in run.never_finite and not tensor.isfinite().all()
+    ]
     if not bad:
         return
     path = save_diagnosis(run, state.step, {"not_finite": bad, "lr": state.lr})
