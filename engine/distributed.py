@@ -181,12 +181,28 @@ def parallel(model: nn.Module, device: torch.device, count: int, accumulate: int
     if count == 1:
         return model
     return DistributedDataParallel(
-        model,
+        model if accumulate == 1 else WithUnused(model, device),
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         # The same graph in every step; but then gradients can't wait for later micro-batches.
         static_graph=accumulate == 1,
+        find_unused_parameters=accumulate > 1,  # a static graph knows them
     )
+
+
+class WithUnused(nn.Module):
+    """A model beside a parameter that nothing uses.
+
+    torch warns where it looks for unused parameters and finds none, and no filter can stop that.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.unused = nn.Parameter(torch.zeros(1, device=device))
+
+    def forward(self, *args: Any) -> Any:
+        return self.model(*args)
 
 
 @contextlib.contextmanager

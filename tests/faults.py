@@ -201,6 +201,21 @@ def non_finite(step: int, what: str) -> None:
     loop.train_step = train_step
 
 
+def unused_parameter() -> None:
+    """The encoder has a parameter that it never uses."""
+    import torch
+
+    from models import edsr
+
+    real = edsr.EDSR.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        self.unused = torch.nn.Parameter(torch.ones(3))
+
+    edsr.EDSR.__init__ = init  # type: ignore[method-assign]
+
+
 def user_code() -> None:
     """The user's encoder and data set are known; the variable USER_ERROR says what they raise."""
     importlib.import_module("tests.user_program")
@@ -219,6 +234,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         file_size_limit,
         full_tensorboard,
         non_finite,
+        unused_parameter,
         user_code,
     )
 }

@@ -114,6 +114,21 @@ def test_processes_and_micro_batches_make_no_difference(
     assert many["best"] == pytest.approx(one["best"], abs=1e-4)
 
 
+def test_a_parameter_that_is_never_used_makes_no_difference(
+    warm: WarmRuns, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nor does it with micro-batches, whose gradients are exchanged with the last of them."""
+    one, two = prepared(tmp_path_factory), prepared(tmp_path_factory)
+    code, text = warm.run(one, "--set", "epoch_max=1", fault=("unused_parameter",))
+    assert code == 0, text
+    settings = ("--set", "epoch_max=1", "accumulate=2")
+    ended = run_processes(warm, two, 2, *settings, fault=("unused_parameter",))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert max(difference(one, two)) < 1e-5
+    weights = load_checkpoint(two / RUN / "epoch-last.pth")["model"]["sd"]
+    assert weights["encoder.unused"].tolist() == [1, 1, 1]
+
+
 def test_resumed_from_one_process_to_two_and_back(
     warm: WarmRuns, single: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
