@@ -49,6 +49,16 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors, of any types, with those of the main process."""
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            # As bytes: no backend knows all types.
+            content = tensor.detach().contiguous().flatten().view(torch.uint8)
+            dist.broadcast(content, src=0)
+            tensor.detach().copy_(content.view(tensor.dtype).view_as(tensor))
+
     def gather(self, value: Any) -> list[Any]:
         """Collect what each process gives, in order of rank."""
         values: list[Any] = [value]

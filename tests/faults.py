@@ -216,6 +216,34 @@ def unused_parameter() -> None:
     edsr.EDSR.__init__ = init  # type: ignore[method-assign]
 
 
+def own_buffers() -> None:
+    """The encoder's buffers differ between processes; those validated are written to `RANK.txt`."""
+    import torch
+
+    from models import edsr
+
+    init, forward, rank = edsr.EDSR.__init__, edsr.EDSR.forward, int(os.environ["RANK"])
+    values = [torch.tensor(value) for value in (0.5, 7, True, 1j, [])]
+    values.append(torch.ones(2, 3).T)
+
+    def made(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        for number, value in enumerate(values):
+            self.register_buffer(f"own_{number}", value.clone())
+
+    def passed(self: Any, inp: Any) -> Any:
+        if self.training:
+            for number in range(len(values)):
+                self.get_buffer(f"own_{number}").mul_(rank == 0)
+        else:
+            shown = {name: tensor.tolist() for name, tensor in self.named_buffers()}
+            Path(f"{rank}.txt").write_text(str(shown))
+        return forward(self, inp)
+
+    edsr.EDSR.__init__ = made  # type: ignore[method-assign]
+    edsr.EDSR.forward = passed  # type: ignore[method-assign]
+
+
 def user_code() -> None:
     """The user's encoder and data set are known; the variable USER_ERROR says what they raise."""
     importlib.import_module("tests.user_program")
@@ -235,6 +263,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         full_tensorboard,
         non_finite,
         unused_parameter,
+        own_buffers,
         user_code,
     )
 }

@@ -129,6 +129,17 @@ def test_a_parameter_that_is_never_used_makes_no_difference(
     assert weights["encoder.unused"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("decay", ["0.9", "null"])
+def test_validation_is_of_one_process_statistics(warm: WarmRuns, folder: Path, decay: str) -> None:
+    """Those of the first, which saves its own: a run that goes on from them has no others."""
+    settings = ("--set", "epoch_max=1", f"ema_decay={decay}")
+    ended = run_processes(warm, folder, 2, *settings, fault=("own_buffers",))
+    assert [code for code, _ in ended] == [0, 0], ended
+    first, second = ((folder / f"{rank}.txt").read_text() for rank in range(2))
+    assert "own_1': 7, " in first
+    assert first == second
+
+
 def test_resumed_from_one_process_to_two_and_back(
     warm: WarmRuns, single: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -190,6 +190,9 @@ def validate(run: Run) -> float | None:
     every = config.epoch_val
     if run.val_data is None or every is None or (state.epoch + 1) % every:
         return None
+    # Statistics such as those of batch normalisation are each process's own since the last step.
+    for model in (state.model, state.ema):
+        run.processes.copy_from_main(() if model is None else model.buffers())
     # The same crops each time: scores of different epochs compare.
     run.val_data.batches.start(epoch=0)
     replaced: list[str] = []
