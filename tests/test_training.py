@@ -488,6 +488,15 @@ def test_data_without_items_is_refused(
     assert not (place / "run").exists()
 
 
+def test_a_model_that_no_checkpoint_can_hold_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models.edsr.EDSR, "get_extra_state", lambda self: {"k": 1}, raising=False)
+    with pytest.raises(ConfigError, match=r"^model.name: 'liif' given, .* encoder._extra_state; "):
+        prepared(place)
+    assert not (place / "run").exists()
+
+
 def events(folder: Path) -> Iterator[Event]:
     """The records of an event file: length, its checksum, the event, its checksum."""
     for path in sorted(folder.glob("events*")):

@@ -20,7 +20,7 @@ from engine.weights.checkpoint import as_checkpoint, check_answers, read_tensors
 from engine.weights.convert import load_encoder, official_swinir
 from engine.weights.pretrained import find_weights
 from registry import show
-from utils import DataError, UserError
+from utils import ConfigError, DataError, UserError
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -160,7 +160,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     """A run before its first step, the weights drawn from the configuration's seed.
 
     Raises:
-        ConfigError: `init` is neither a file nor a known name.
+        ConfigError: `init` is neither a file nor a known name; no checkpoint can hold the model.
         DataError: weights of `init` that can't be read or do not fit.
     """
     torch.manual_seed(config.seed)
@@ -168,6 +168,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
     random.seed(config.seed)
     model = models.make(config.model)
     check_answers(model, config.model["name"])
+    check_state(model, config.model["name"])
     if config.init is not None:
         start_from(model, config.init)
     model = model.to(device).train()
@@ -180,6 +181,16 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
         ema=copy.deepcopy(model).eval() if config.ema_decay is not None else None,
     )
+
+
+def check_state(model: nn.Module, name: str) -> None:
+    """Raises ConfigError where no checkpoint can be read that holds a model's state."""
+    others = [key for key, value in model.state_dict().items() if not isinstance(value, Tensor)]
+    if others:
+        raise ConfigError(
+            f"model.name: {name!r} given, whose state holds {others[0]}; allowed: models whose "
+            "state is tensors alone, without get_extra_state"
+        )
 
 
 def start_from(model: nn.Module, name: str) -> None:
