@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import models
 from engine.weights import load_checkpoint, load_model, save_checkpoint
 from engine.weights.__main__ import main, stripped, summary
-from engine.weights.checkpoint import checksum
+from engine.weights.checkpoint import check_answers, checksum
 from tests.small import TINY as SPEC
-from utils import DataError
+from utils import ConfigError, DataError
 
 
 def make_checkpoint(seed: int = 0, **extra: Any) -> dict[str, Any]:
@@ -220,6 +221,17 @@ def test_names_that_no_file_can_have_are_refused() -> None:
     for name in ("a\0b.pth", "\udcff\ud800.pth"):
         with pytest.raises(DataError, match=r"^'.*': can't be read \("):
             load_checkpoint(name)
+
+
+def test_a_model_must_keep_features_for_later() -> None:
+    """By which it is validated, and rendered in parts: found before training, not after it."""
+
+    class Once(nn.Module):
+        def forward(self, inp: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+            return coord
+
+    with pytest.raises(ConfigError, match=r"'once' given; allowed: models with gen_feat"):
+        check_answers(Once(), "once")
 
 
 def test_a_checkpoint_without_an_optimizer(tmp_path: Path) -> None:

@@ -276,10 +276,15 @@ def own_code_note(checkpoint: Mapping[str, Any]) -> str:
 
 
 def check_answers(model: nn.Module, name: str) -> None:
-    """Raises ConfigError where a model gives no colours for (inp, coord, cell)."""
+    """Raises ConfigError where a model gives no colours for (inp, coord, cell), or only at once."""
     try:
         inspect.signature(model.forward).bind("inp", "coord", "cell")
     except TypeError:
         raise ConfigError(
             f"model.name: {name!r} given; allowed: models of (inp, coord, cell), such as liif"
         ) from None
+    if not all(hasattr(model, method) for method in ("gen_feat", "query_rgb")):
+        raise ConfigError(
+            f"model.name: {name!r} given; allowed: models with gen_feat(inp) and "
+            "query_rgb(feat, coord, cell), by which they are tested and rendered"
+        )
