@@ -31,7 +31,8 @@ def say(message: str) -> None:
 def print_anyway(message: str, stream: TextIO) -> None:
     """Print a line, ignoring a closed pipe (`| head`)."""
     try:
-        print(message, file=stream, flush=True)
+        # In one piece: several processes may share the stream.
+        print(f"{message}\n", end="", file=stream, flush=True)
     except BrokenPipeError:
         mute(stream)
 

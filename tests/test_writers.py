@@ -198,7 +198,9 @@ from datasets.images import open_writer
 
 def watch(held, done):
     # What is mapped from files, as the rows that wait in one, can be dropped at any time.
-    while not done.wait(0.002):
+    finished = False
+    while not finished:  # at least once, however late this thread gets its turn
+        finished = done.wait(0.002)
         status = open("/proc/self/status").read()
         held.append(int(status.split("RssAnon:")[1].split()[0]))
 
